@@ -1,0 +1,275 @@
+"""The network: a cfg's graph as modules, and the commands about it (table, check, conversion, expansion).
+
+    python models.py --cfg yolov3-tiny.cfg
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+import ghost  # noqa: F401  (registers [ghost])
+from utils.errors import CfgError, InputError, WeightsError
+from utils.files import find_file, write_text
+from utils.network import blocks, joins, yolo  # noqa: F401  (register Darknet's sections)
+from utils.network.check import check_cfg, verdict
+from utils.network.expand import expand
+from utils.network.graph import IMAGE, Graph, fit_heads, load_graph, num_classes_of, parse_graph
+from utils.network.names import class_names
+from utils.network.registry import KINDS, Block, Stride
+from utils.network.summary import format_table, trace
+from utils.network.weights import (
+    Checkpoint,
+    load_darknet,
+    load_tensors,
+    read_checkpoint,
+    save_checkpoint,
+    save_darknet,
+)
+from utils.options import parse_size, run_command
+
+
+class Darknet(nn.Module):
+    """A detector built from a Graph.
+
+    In eval mode `model(images)` gives (B, N, 5+C): centre x, y, width, height in input pixels, objectness and class
+    probabilities; N runs over heads in cfg order, then anchor, row, column. In training mode it gives the raw heads,
+    a list of (B, A, H, W, 5+C). Images are (B, 3, H, W), RGB, 0..1; H and W multiples of `largest_stride`.
+    """
+
+    def __init__(self, graph: Graph, names: Sequence[str] | None = None) -> None:
+        super().__init__()
+        self.graph = graph
+        self.blocks = nn.ModuleList()
+        channels = {IMAGE: graph.net.channels}
+        strides: dict[int, Stride] = {IMAGE: (Fraction(1), Fraction(1))}
+        for node in graph.nodes:
+            try:
+                block = KINDS[node.kind].build(node.options, tuple(channels[source] for source in node.sources))
+                strides[node.index] = block.out_stride(tuple(strides[source] for source in node.sources))
+                if isinstance(block, blocks.Convolutional) and node.options.share_index is not None:
+                    block.share(self.blocks[node.options.share_index])  # type: ignore[arg-type]
+            except CfgError as error:
+                raise CfgError(f"{graph.where(node)} {error}") from None
+            self.blocks.append(block)
+            channels[node.index] = block.out_channels
+        self.largest_stride = math.lcm(*(int(side) for stride in strides.values() if stride for side in stride if side >= 1))
+        self.strides = [_head_stride(strides[head.index]) for head in graph.heads()]
+        self.num_classes = num_classes_of(graph)
+        self.names = list(names) if names is not None else [f"class_{index}" for index in range(self.num_classes)]
+        self.seen = 0  # images seen in training, as Darknet counts them
+        self._release: dict[int, list[int]] = {}  # node -> the maps that nobody reads after it
+        for index in range(IMAGE, len(graph.nodes)):
+            self._release.setdefault(graph.last_use(index), []).append(index)
+        init_head_priors(self)
+
+    @property
+    def yolo_layers(self) -> list[yolo.YOLOLayer]:
+        """The heads in cfg order."""
+        return [block for block in self.blocks if isinstance(block, yolo.YOLOLayer)]
+
+    def raw(self, images: Tensor) -> list[Tensor]:
+        """The heads' raw predictions, (B, A, H, W, 5+C) each, in cfg order."""
+        height, width = images.shape[-2:]
+        if height % self.largest_stride or width % self.largest_stride:
+            raise InputError(
+                f"input {width}x{height}: expected a width and height divisible by {self.largest_stride}, "
+                f"the network's largest stride"
+            )
+        maps = {IMAGE: images}
+        heads = []
+        for node, block in zip(self.graph.nodes, self.blocks, strict=True):
+            output = block(*(maps[source] for source in node.sources))
+            if node.kind == "yolo":
+                heads.append(output)
+            maps[node.index] = output
+            for index in self._release.get(node.index, ()):
+                del maps[index]
+        return heads
+
+    def heads(self, images: Tensor) -> list[Tensor]:
+        """The raw maps that enter the [yolo] heads, (B, A*(5+C), H, W) each, in cfg order: Darknet's layout."""
+        return [raw.permute(0, 1, 4, 2, 3).flatten(1, 2) for raw in self.raw(images)]
+
+    def forward(self, images: Tensor) -> Tensor | list[Tensor]:
+        """Decoded predictions (B, N, 5+C) in eval mode, raw heads in training mode."""
+        raw = self.raw(images)
+        if self.training:
+            return raw
+        size = (images.shape[-2], images.shape[-1])
+        decoded = [layer.decode(head, size) for layer, head in zip(self.yolo_layers, raw, strict=True)]
+        return torch.cat(decoded, dim=1)
+
+
+def _head_stride(stride: Stride) -> int | tuple[int, ...]:
+    """A head's stride in pixels: one number, or (y, x) where the axes differ."""
+    assert stride is not None
+    sides = tuple(int(side) for side in stride)
+    return sides[0] if sides[0] == sides[1] else sides
+
+
+def init_head_priors(model: Darknet) -> None:
+    """Start the heads at plausible rates: about 8 objects in a 640x640 image, each class equally likely.
+
+    Without it the first steps only push thousands of empty cells down. Sigmoid outputs, so biases are logits.
+    """
+    for head, layer in zip(model.graph.heads(), model.yolo_layers, strict=True):
+        source = head.sources[0]
+        units = list(model.blocks[source].units()) if source >= 0 else []  # type: ignore[operator]
+        if not units:
+            continue
+        bias = units[-1].conv.bias if units[-1].bn is None else units[-1].bn.bias
+        stride = model.strides[model.graph.heads().index(head)]
+        cells = (640 / (max(stride) if isinstance(stride, tuple) else stride)) ** 2
+        with torch.no_grad():
+            rates = bias.view(layer.num_anchors, -1)  # (A, 5+C)
+            rates[:, 4] = math.log(8 / cells)
+            rates[:, 5:] = math.log(0.6 / layer.num_classes)
+
+
+def load_model(
+    cfg: str | Path | None = None,
+    weights: str | Path | None = None,
+    num_classes: int | None = None,
+    device: str | torch.device = "cpu",
+    names: Sequence[str] | None = None,
+    cutoff: int | None = None,
+) -> Darknet:
+    """A network in eval mode on `device`.
+
+    `cfg` may be bare (`yolov3-tiny.cfg` is found in cfg/), so may `weights` (found in weights/; .weights or .pt). Without
+    `cfg` a .pt brings its own. `num_classes` refits the heads. `names` overrides the class names; `cutoff` N loads only
+    the first N layers of a .weights file. Raises CfgError or WeightsError.
+    """
+    file = None if weights is None else find_file(weights, "weights", WeightsError)
+    checkpoint = read_checkpoint(file) if file is not None and is_checkpoint(file) else None
+    if cfg is not None:
+        graph = load_graph(cfg)
+    elif checkpoint is not None:
+        graph = parse_graph(checkpoint.cfg, f"the cfg inside {file}")
+    else:
+        raise InputError("expected --cfg (only a .pt brings its own)")
+    if num_classes is not None and num_classes != num_classes_of(graph):
+        graph = fit_heads(graph, num_classes)
+    model = Darknet(graph)
+    if file is not None:
+        load_weights(model, file, cutoff)
+    beside = [Path(path) for path in (graph.path if cfg is not None else None, file) if path is not None]
+    known = checkpoint.names if checkpoint is not None else ()
+    model.names = list(class_names(model.num_classes, names, known, beside))
+    return model.to(device).eval()
+
+
+def is_checkpoint(path: str | Path) -> bool:
+    """Whether a weights file is a PyTorch one (.pt, .pth); all else is read as Darknet's."""
+    return Path(path).suffix in {".pt", ".pth"}
+
+
+def load_weights(model: Darknet, path: Path, cutoff: int | None = None, other_classes: int | None = None) -> str:
+    """Fill the network from a file and return a line that says what was taken.
+
+    Everything must fit, unless `cutoff` N asks for the first N layers of a .weights file, or `other_classes` allows a
+    file made for that class count, of which everything but the heads is taken. Raises WeightsError.
+    """
+    heads = [f"blocks.{head.sources[0]}." for head in model.graph.heads()]
+    if is_checkpoint(path):
+        if cutoff is not None:
+            raise WeightsError(f"{path}: --cutoff is for Darknet .weights files")
+        checkpoint = read_checkpoint(path)
+        made_for = num_classes_of(parse_graph(checkpoint.cfg, f"the cfg inside {path}"))
+        refit = other_classes is not None and made_for != model.num_classes
+        count = load_tensors(model, checkpoint.tensors, path, heads if refit else ())
+        model.seen = checkpoint.seen
+        return f"{path}: {count} tensors" + (f", all but the heads ({made_for} classes there)" if refit else "")
+    try:
+        model.seen, layers = load_darknet(model.blocks, path, cutoff)  # type: ignore[arg-type]
+        return f"{path}: layers 0 to {layers - 1}" + (" (all)" if layers == len(model.blocks) else "")
+    except WeightsError:
+        if other_classes is None or other_classes == model.num_classes or cutoff is not None:
+            raise
+    donor = Darknet(fit_heads(model.graph, other_classes))
+    donor.seen, _ = load_darknet(donor.blocks, path)  # type: ignore[arg-type]
+    count = load_tensors(model, donor.state_dict(), path, heads)
+    return f"{path}: {count} tensors, all but the heads ({other_classes} classes there)"
+
+
+def save_weights(model: Darknet, path: str | Path) -> None:
+    """Write a .pt checkpoint or a Darknet .weights file, by the suffix."""
+    suffix = Path(path).suffix
+    if suffix == ".weights":
+        save_darknet(model.blocks, path, model.seen)
+    elif suffix in {".pt", ".pth"}:
+        tensors = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+        save_checkpoint(path, Checkpoint(model.graph.to_cfg(), tuple(model.names), tensors, model.seen))
+    else:
+        raise WeightsError(f"{path}: expected a name that ends in .weights or .pt")
+
+
+# ---- The command ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """Options of models.py."""
+
+    cfg: str
+    """Network, a Darknet .cfg; a bare name is found in cfg/."""
+    img_size: str | int | None = None
+    """Input size in pixels, N or W,H (default: the cfg's)."""
+    check: bool = False
+    """Lint the cfg: every key as honoured, inert or unknown; exit code 2 when there are problems."""
+    weights: str | None = None
+    """Weights to load, .weights or .pt; a bare name is found in weights/."""
+    cutoff: int | None = None
+    """Load only the first N layers of a .weights file (backbone files)."""
+    save: str | None = None
+    """Write the weights to this .weights or .pt file (without --weights: freshly initialised ones)."""
+    expand_ghost: str | None = None
+    """Write the same network in Darknet's own sections to this .cfg; --save then writes weights for it."""
+
+
+def main(options: ModelOptions) -> None:
+    """Check, expand, convert, or print the table."""
+    if options.check:
+        report = check_cfg(options.cfg, Darknet)
+        print(report)
+        if report.problems:
+            raise InputError(verdict(report, options.cfg))
+        return
+    if options.cutoff is not None and options.weights is None:
+        raise InputError("--cutoff: expected --weights with it")
+    model = load_model(options.cfg, options.weights, cutoff=options.cutoff)
+    if options.weights is not None:
+        print(f"{options.weights}: loaded, {'all' if options.cutoff is None else f'the first {options.cutoff}'} layers")
+    if options.expand_ghost is not None:
+        graph = expand(model.graph)
+        comment = f"{Path(options.cfg).name} with its ghost blocks written out in Darknet's sections"
+        expanded = Darknet(graph, model.names)
+        with torch.no_grad():
+            for source, target in zip(stream(model), stream(expanded), strict=True):
+                target.copy_(source)
+        expanded.seen = model.seen
+        model = expanded
+        write_text(options.expand_ghost, graph.to_cfg(comment))
+        print(f"{options.expand_ghost}: written, {len(graph.nodes)} layers")
+    if options.save is not None:
+        save_weights(model, options.save)
+        print(f"{options.save}: written")
+    if options.save is None and options.expand_ghost is None:
+        net = model.graph.net
+        width, height = parse_size(options.img_size) or (net.width, net.height)
+        shape = (net.channels, height, width)
+        print(format_table(trace(model, torch.zeros(1, *shape)), shape))
+
+
+def stream(model: Darknet) -> list[Tensor]:
+    """All tensors in the order of Darknet's weight stream."""
+    return [tensor for block in model.blocks if isinstance(block, Block) for tensor in block.darknet_tensors()]
+
+
+if __name__ == "__main__":
+    run_command(main, ModelOptions, "Build a network from a cfg: print its table, check it, convert its weights.")

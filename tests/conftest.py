@@ -1,0 +1,35 @@
+"""What the tests share: the folder of real inputs, random networks, OpenCV's Darknet importer as an oracle."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+PROJECT = Path(__file__).resolve().parent.parent
+SHARED = PROJECT.parent / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder with real images, data sets and weights; tests that need it are skipped where it is missing."""
+    if not SHARED.is_dir():
+        pytest.skip(f"real inputs are not here: {SHARED} is missing")
+    return SHARED
+
+
+def randomise(model: nn.Module, seed: int = 0) -> None:
+    """Random weights and statistics of a trained network's size: outputs neither vanish nor explode."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, nn.Conv2d):
+                fan_in = module.weight[0].numel()
+                module.weight.copy_(torch.randn(module.weight.shape, generator=generator) * (1.5 / fan_in) ** 0.5)
+                if module.bias is not None:
+                    module.bias.copy_(torch.randn(module.bias.shape, generator=generator) * 0.1)
+            if isinstance(module, nn.BatchNorm2d):
+                module.weight.copy_(torch.rand(module.weight.shape, generator=generator) + 0.5)
+                module.bias.copy_(torch.randn(module.bias.shape, generator=generator) * 0.1)
+                module.running_mean.copy_(torch.randn(module.bias.shape, generator=generator) * 0.1)
+                module.running_var.copy_(torch.rand(module.bias.shape, generator=generator) + 0.5)

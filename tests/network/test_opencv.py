@@ -1,0 +1,78 @@
+"""Raw head maps equal those of OpenCV's Darknet importer, an independent implementation."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from models import Darknet, load_model, save_weights
+from tests.conftest import PROJECT, randomise
+from utils.data.images import read_image
+from utils.letterbox import stretch, to_input
+from utils.network.expand import expand
+
+OPENCV_EPS = 1e-6  # what OpenCV's importer effectively uses; the product keeps Darknet's 1e-5
+CFGS = sorted(path.name for path in (PROJECT / "cfg").glob("*.cfg"))
+
+pytestmark = pytest.mark.skipif(
+    not hasattr(cv2.dnn, "readNetFromDarknet"), reason=f"OpenCV {cv2.__version__} has no Darknet importer (4.x has)"
+)
+
+
+def opencv_heads(cfg: Path, weights: Path, blob: np.ndarray, model: Darknet) -> list[np.ndarray]:
+    """The maps before each [yolo], from OpenCV."""
+    net = cv2.dnn.readNetFromDarknet(str(cfg), str(weights))
+    net.setPreferableBackend(cv2.dnn.DNN_BACKEND_OPENCV)
+    net.enableFusion(False)
+    net.setInput(blob)
+    names = set(net.getLayerNames())
+    wanted = []
+    for head in model.graph.heads():
+        source = head.sources[0]
+        choices = [f"{kind}_{source}" for kind in ("linear", "logistic", "sigmoid", "bn", "conv")]
+        wanted.append(next(name for name in choices if name in names))
+    return list(net.forward(wanted))
+
+
+def assert_heads_equal(model: Darknet, cfg: Path, weights: Path, blob: np.ndarray) -> None:
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eps = OPENCV_EPS
+    with torch.no_grad():
+        ours = [head.numpy() for head in model.heads(torch.from_numpy(blob))]
+    theirs = opencv_heads(cfg, weights, blob, model)
+    assert len(ours) == len(theirs) > 0
+    for own, other in zip(ours, theirs, strict=True):
+        assert own.shape == other.shape
+        assert np.abs(own - other).max() / np.abs(other).max() < 1e-5
+
+
+@pytest.mark.parametrize("picture", ["dog", "eagle", "giraffe", "horses", "person"])
+def test_real_weights(shared: Path, picture: str) -> None:
+    folder = shared / "models" / "yolo-fastest-1.1"
+    cfg, weights = folder / "yolo-fastest-1.1.cfg", folder / "yolo-fastest-1.1.weights"
+    image, _ = stretch(read_image(shared / "images" / f"{picture}.jpg"), 320, 320)
+    assert_heads_equal(load_model(cfg, weights), cfg, weights, to_input(image)[None])
+
+
+@pytest.mark.parametrize("name", CFGS)
+def test_random_weights(name: str, tmp_path: Path) -> None:
+    """Every shipped cfg; the ghost ones written out in Darknet's sections. At 160 px, to be quick."""
+    model = load_model(name)
+    randomise(model)
+    model = _expanded(model)
+    cfg, weights = tmp_path / name, tmp_path / "x.weights"
+    cfg.write_text(model.graph.to_cfg())
+    save_weights(model, weights)
+    blob = np.random.default_rng(0).random((1, 3, 160, 160), dtype=np.float32)
+    assert_heads_equal(model, cfg, weights, blob)
+
+
+def _expanded(model: Darknet) -> Darknet:
+    expanded = Darknet(expand(model.graph)).eval()
+    tensors = dict(zip(expanded.state_dict(), model.state_dict().values(), strict=True))
+    expanded.load_state_dict(tensors)
+    return expanded

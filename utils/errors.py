@@ -1,0 +1,20 @@
+"""Errors that are the user's to mend: a command prints them as one line and exits with code 2.
+
+Anything that is not an `InputError` (or the system's own `OSError`) is a bug and keeps its traceback.
+"""
+
+
+class InputError(ValueError):
+    """Bad input. The message says where (file, line), what was expected and what came."""
+
+
+class CfgError(InputError):
+    """A .cfg file that cannot be read or built, with `file:line` in front."""
+
+
+class WeightsError(InputError):
+    """A weights file or checkpoint that does not fit its network, or is no such file."""
+
+
+class DataError(InputError):
+    """A data description, label file or image that cannot be used."""

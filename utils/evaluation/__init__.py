@@ -1,0 +1,1 @@
+"""Evaluation: what AP means here."""

@@ -1,0 +1,58 @@
+"""Files: where a bare name is found, run folders that never overwrite, writes that are whole or absent."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from utils.errors import InputError
+
+PROJECT = Path(__file__).resolve().parent.parent
+
+
+def find_file(name: str | Path, folder: str, error: type[InputError] = InputError) -> Path:
+    """The file `name` as given (relative to the working directory), else in the project's `folder` ("cfg", "weights").
+
+    Raises `error`, naming every place looked at.
+    """
+    given = Path(name).expanduser()
+    places = [given] if given.is_absolute() else [given, PROJECT / folder / given, PROJECT / given]
+    for place in places:
+        if place.is_file():
+            return place
+    looked = ", ".join(dict.fromkeys(str(place) for place in places[:2]))
+    raise error(f"{name}: no such file (looked at {looked})")
+
+
+def new_run_folder(parent: str | Path, name: str) -> Path:
+    """Create and return `parent/name`, or `parent/name-2`, `parent/name-3` ... where that is taken."""
+    if not name or Path(name).name != name or name in {".", ".."}:
+        raise InputError(f"--name {name!r}: expected a plain folder name, without slashes")
+    number = 1
+    while True:
+        folder = Path(parent) / (name if number == 1 else f"{name}-{number}")
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            number += 1
+        else:
+            return folder
+
+
+@contextmanager
+def whole_file(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; it replaces `path` when the block ends well and vanishes when it does not."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    try:
+        yield partial
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write UTF-8 text, whole or not at all."""
+    with whole_file(path) as partial:
+        partial.write_text(text, encoding="utf-8")

@@ -1,0 +1,33 @@
+"""What a command says while it works: lines that do not tear a progress bar, and the bar itself."""
+
+import sys
+from collections.abc import Iterable
+from typing import TypeVar
+
+from tqdm import tqdm
+
+T = TypeVar("T")
+
+
+def say(message: str = "") -> None:
+    """Print one line to stdout, above a progress bar where one is showing."""
+    tqdm.write(message, file=sys.stdout)
+
+
+def warn(message: str) -> None:
+    """Print one line to stderr: something was skipped or differs from what one would expect."""
+    tqdm.write(message, file=sys.stderr)
+
+
+def progress(items: Iterable[T], description: str, unit: str = "it", total: int | None = None) -> "tqdm[T]":
+    """A progress bar over `items`, drawn on stderr; silent where stderr is not a terminal that is being watched.
+
+    A log file gets one line at the end instead of a line per refresh.
+    """
+    interval = 0.1 if sys.stderr.isatty() else 30.0
+    return tqdm(items, desc=description, unit=unit, total=total, mininterval=interval, dynamic_ncols=True)
+
+
+def counted(number: int, singular: str, plural: str | None = None) -> str:
+    """`1 box`, `2 boxes`: a number with its noun."""
+    return f"{number:,} {singular if number == 1 else plural or singular + 's'}"

@@ -1,0 +1,1 @@
+"""Networks: cfg text to a graph, graph to modules, raw heads to boxes, weights in and out."""

@@ -1,0 +1,362 @@
+"""Darknet's sections that read one feature map: convolution, normalisation, activation, pools. Others: `joins`, `yolo`.
+
+Semantics follow AlexeyAB/darknet; each docstring names the source function.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from utils.errors import CfgError
+from utils.network.cfg import DARKNET_ONLY, Options, option
+from utils.network.registry import ACTIVATION_NAMES, Block, Stride, activation, batch_norm, block, bn_tensors, conv_unit
+
+# ---- Convolution ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ConvolutionalOptions(Options):
+    """[convolutional] (darknet src/parser.c: parse_convolutional). `pad=1` means size/2 and overrides `padding`."""
+
+    INERT: ClassVar[dict[str, str]] = {
+        **Options.INERT,
+        **dict.fromkeys("grad_centr assisted_excitation dot angle reverse".split(), DARKNET_ONLY),
+        **dict.fromkeys("stream wait_stream".split(), "Darknet's GPU handling"),
+    }
+    REFUSED: ClassVar[dict[str, str]] = {
+        "antialiasing": "blurred subsampling is not built",
+        "xnor": "binary networks are not built",
+        "binary": "binary networks are not built",
+        "bin_output": "binary networks are not built",
+        "deform": "deformable kernels are not built",
+        "stretch": "deformable kernels are not built",
+        "sway": "deformable kernels are not built",
+        "rotate": "deformable kernels are not built",
+        "stretch_sway": "deformable kernels are not built",
+        "flipped": "transposed weight files are not read",
+        "coordconv": "coordinate channels are not built",
+        "cbn": "cross-iteration batch normalisation is not built",
+        "dontload": "every layer's weights are read",
+        "dontloadscales": "every layer's weights are read",
+    }
+    filters: int = option(1, minimum=1)
+    size: int = option(1, minimum=1)
+    stride: int = option(1, minimum=1)
+    stride_x: int | None = option(None, minimum=1, rare=True)
+    stride_y: int | None = option(None, minimum=1, rare=True)
+    pad: bool = False
+    padding: int = option(0, minimum=0, rare=True)
+    groups: int = option(1, minimum=1, rare=True)
+    dilation: int = option(1, minimum=1, rare=True)
+    share_index: int | None = option(None, reference="weights", rare=True)
+    batch_normalize: bool = False
+    activation: str = option("logistic", choices=ACTIVATION_NAMES)
+
+
+class Convolutional(Block):
+    """Convolution, batch normalisation, activation: (B, C, H, W) -> (B, filters, H', W')."""
+
+    def __init__(self, options: ConvolutionalOptions, in_channels: int) -> None:
+        super().__init__()
+        for name, count in (("input channels", in_channels), ("filters", options.filters)):
+            if count % options.groups:
+                raise CfgError(f"groups={options.groups}: expected a divisor of the {count} {name}")
+        stride_y, stride_x = options.stride_y or options.stride, options.stride_x or options.stride
+        dilation = options.dilation if options.size > 1 else 1
+        conv = nn.Conv2d(
+            in_channels,
+            options.filters,
+            options.size,
+            (stride_y, stride_x),
+            padding=(options.size // 2 if options.pad else options.padding) * dilation,
+            dilation=dilation,
+            groups=options.groups,
+            bias=not options.batch_normalize,
+        )
+        self.unit = conv_unit(conv, options.batch_normalize, options.activation)
+        self.out_channels = options.filters
+        self.step = (stride_y, stride_x)
+        self.shares_weights = options.share_index is not None
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return self.unit(inputs[0])
+
+    def share(self, other: Block) -> None:
+        """Use the other convolution's weights, biases and batch normalisation (`share_index`); stride may differ."""
+        if not isinstance(other, Convolutional):
+            raise CfgError("share_index: expected the index of a [convolutional] section")
+        mine, theirs = self.unit[0], other.unit[0]
+        assert isinstance(mine, nn.Conv2d) and isinstance(theirs, nn.Conv2d)
+        if mine.weight.shape != theirs.weight.shape or (mine.bias is None) != (theirs.bias is None):
+            raise CfgError(
+                f"share_index: expected a layer with weights {tuple(mine.weight.shape)} and the same batch_normalize, "
+                f"got {tuple(theirs.weight.shape)}"
+            )
+        mine.weight, mine.bias = theirs.weight, theirs.bias
+        if mine.bias is None:
+            self.unit[1] = other.unit[1]
+
+    def darknet_tensors(self) -> Iterator[Tensor]:
+        """Nothing for a layer that uses another's weights: they are in the stream once."""
+        return iter(()) if self.shares_weights else super().darknet_tensors()
+
+
+@block("convolutional", "conv", options=ConvolutionalOptions)
+def build_convolutional(options: ConvolutionalOptions, in_channels: tuple[int, ...]) -> Block:
+    return Convolutional(options, in_channels[0])
+
+
+# ---- Normalisation, activation, dropout ----------------------------------------------------------------------------
+
+
+class PerChannel(Block):
+    """One module that keeps channels and size."""
+
+    def __init__(self, module: nn.Module | None, channels: int) -> None:
+        super().__init__()
+        self.out_channels = channels
+        self.module = module
+        self.summary_row = False  # the module itself has the row
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return inputs[0] if self.module is None else self.module(inputs[0])
+
+    def darknet_tensors(self) -> Iterator[Tensor]:
+        """The batch normalisation's tensors where that is what the block is."""
+        if isinstance(self.module, nn.BatchNorm2d):
+            yield from bn_tensors(self.module)
+
+
+@dataclass(frozen=True)
+class BatchNormOptions(Options):
+    """[batchnorm]: no keys."""
+
+
+@block("batchnorm", options=BatchNormOptions)
+def build_batchnorm(options: BatchNormOptions, in_channels: tuple[int, ...]) -> Block:
+    """darknet src/parser.c: parse_batchnorm."""
+    return PerChannel(batch_norm(in_channels[0]), in_channels[0])
+
+
+@dataclass(frozen=True)
+class ActivationOptions(Options):
+    """[activation]."""
+
+    activation: str = option("linear", choices=ACTIVATION_NAMES)
+
+
+@block("activation", options=ActivationOptions)
+def build_activation(options: ActivationOptions, in_channels: tuple[int, ...]) -> Block:
+    """darknet src/parser.c: parse_activation."""
+    return PerChannel(activation(options.activation), in_channels[0])
+
+
+@dataclass(frozen=True)
+class DropoutOptions(Options):
+    """[dropout]: identity at inference; train.py drops whole activations with this probability."""
+
+    INERT: ClassVar[dict[str, str]] = {
+        **Options.INERT,
+        **dict.fromkeys("dropblock dropblock_size_rel dropblock_size_abs".split(), DARKNET_ONLY),
+    }
+    probability: float = option(0.2, minimum=0)
+
+    def validate(self) -> None:
+        if self.probability >= 1:
+            raise CfgError(f"probability={self.probability}: expected less than 1")
+
+
+@block("dropout", options=DropoutOptions)
+def build_dropout(options: DropoutOptions, in_channels: tuple[int, ...]) -> Block:
+    """darknet src/dropout_layer.c."""
+    return PerChannel(nn.Dropout(options.probability), in_channels[0])
+
+
+# ---- Pools ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class MaxPoolOptions(Options):
+    """[maxpool]: `size` defaults to `stride`, `padding` (both sides together) to size - 1."""
+
+    REFUSED: ClassVar[dict[str, str]] = {
+        "maxpool_depth": "pooling over channels is not built",
+        "antialiasing": "blurred subsampling is not built",
+    }
+    INERT: ClassVar[dict[str, str]] = {
+        **Options.INERT,
+        "out_channels": "Darknet's maxpool_depth, which is not built",
+        "maxpool_zero_nonmax": DARKNET_ONLY,
+    }
+    size: int | None = option(None, minimum=1)
+    stride: int = option(1, minimum=1)
+    stride_x: int | None = option(None, minimum=1, rare=True)
+    stride_y: int | None = option(None, minimum=1, rare=True)
+    padding: int | None = option(None, minimum=0, rare=True)
+
+    @property
+    def window(self) -> tuple[int, tuple[int, int], int]:
+        """(size, (stride_y, stride_x), padding of both sides together), defaults applied."""
+        size = self.size or self.stride
+        padding = size - 1 if self.padding is None else self.padding
+        return size, (self.stride_y or self.stride, self.stride_x or self.stride), padding
+
+    def validate(self) -> None:
+        size, _, padding = self.window
+        if padding >= 2 * size:
+            raise CfgError(f"padding={padding}: expected less than twice the size {size}")
+
+
+class MaxPool(Block):
+    """Max pool: out = (w + padding - size) / stride + 1 cells, the window starting at -(padding / 2), -inf outside.
+
+    Source: darknet src/maxpool_layer.c.
+    """
+
+    def __init__(self, options: MaxPoolOptions, channels: int) -> None:
+        super().__init__()
+        size, self.step, padding = options.window
+        self.out_channels = channels
+        before, after = padding // 2, padding - padding // 2
+        self.pad: nn.Module | None = None
+        if before == after and before <= size // 2:
+            self.pool = nn.MaxPool2d(size, self.step, padding=before)
+        elif size == 2 and padding == 1 and min(self.step) > 1:  # only an odd size ever needs the extra cell
+            self.pool = nn.MaxPool2d(size, self.step, ceil_mode=True)
+        else:
+            self.pad = nn.ConstantPad2d((before, after, before, after), -math.inf)
+            self.pool = nn.MaxPool2d(size, self.step)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return self.pool(inputs[0] if self.pad is None else self.pad(inputs[0]))
+
+
+@block("maxpool", "max", options=MaxPoolOptions)
+def build_maxpool(options: MaxPoolOptions, in_channels: tuple[int, ...]) -> Block:
+    return MaxPool(options, in_channels[0])
+
+
+@dataclass(frozen=True)
+class LocalAvgPoolOptions(MaxPoolOptions):
+    """[local_avgpool]: the keys of [maxpool]."""
+
+
+class LocalAvgPool(Block):
+    """Average over the cells of the window that lie inside the map; sizes as in [maxpool].
+
+    Source: darknet src/maxpool_layer.c: forward_local_avgpool_layer.
+    """
+
+    def __init__(self, options: LocalAvgPoolOptions, channels: int) -> None:
+        super().__init__()
+        self.size, self.step, padding = options.window
+        self.out_channels = channels
+        self.padding = (padding // 2, padding - padding // 2) * 2
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        x = inputs[0]
+        inside = F.pad(torch.ones_like(x[:1, :1]), self.padding)
+        mean = F.avg_pool2d(F.pad(x, self.padding), self.size, self.step)
+        return mean / F.avg_pool2d(inside, self.size, self.step)
+
+
+@block("local_avgpool", "local_avg", options=LocalAvgPoolOptions)
+def build_local_avgpool(options: LocalAvgPoolOptions, in_channels: tuple[int, ...]) -> Block:
+    return LocalAvgPool(options, in_channels[0])
+
+
+@dataclass(frozen=True)
+class AvgPoolOptions(Options):
+    """[avgpool]: no keys."""
+
+
+class AvgPool(Block):
+    """Average over the whole map: (B, C, H, W) -> (B, C, 1, 1). Source: darknet src/avgpool_layer.c."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.out_channels = channels
+        self.pool = nn.AdaptiveAvgPool2d(1)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return self.pool(inputs[0])
+
+    def out_stride(self, strides: tuple[Stride, ...]) -> Stride:
+        """A single cell."""
+        return None
+
+
+@block("avgpool", "avg", options=AvgPoolOptions)
+def build_avgpool(options: AvgPoolOptions, in_channels: tuple[int, ...]) -> Block:
+    return AvgPool(in_channels[0])
+
+
+# ---- Changing resolution -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class UpsampleOptions(Options):
+    """[upsample]: nearest neighbour, times `scale`."""
+
+    stride: int = option(2, minimum=1)
+    scale: float = option(1.0, rare=True)
+
+
+class UpsampleBlock(Block):
+    """Nearest-neighbour upsampling: (B, C, H, W) -> (B, C, stride*H, stride*W), times scale.
+
+    Source: darknet src/upsample_layer.c, src/blas.c: upsample_cpu.
+    """
+
+    def __init__(self, options: UpsampleOptions, channels: int) -> None:
+        super().__init__()
+        self.out_channels = channels
+        self.step = (Fraction(1, options.stride), Fraction(1, options.stride))
+        self.upsample = nn.Upsample(scale_factor=options.stride, mode="nearest")
+        self.scale = options.scale
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        x = self.upsample(inputs[0])
+        return x if self.scale == 1 else x * self.scale
+
+
+@block("upsample", options=UpsampleOptions)
+def build_upsample(options: UpsampleOptions, in_channels: tuple[int, ...]) -> Block:
+    return UpsampleBlock(options, in_channels[0])
+
+
+@dataclass(frozen=True)
+class Reorg3dOptions(Options):
+    """[reorg3d]."""
+
+    REFUSED: ClassVar[dict[str, str]] = {"reverse": "depth-to-space is not built"}
+    stride: int = option(1, minimum=1)
+
+
+class Reorg3d(Block):
+    """Space to depth, block-major: output channel (dy*s + dx)*C + c (not `nn.PixelUnshuffle`'s order).
+
+    Source: darknet src/blas.c: reorg_cpu as src/reorg_layer.c calls it. H and W must be divisible by the stride.
+    """
+
+    def __init__(self, options: Reorg3dOptions, channels: int) -> None:
+        super().__init__()
+        self.out_channels = channels * options.stride**2
+        self.step = (options.stride, options.stride)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        x, s = inputs[0], int(self.step[0])
+        batch, channels, height, width = x.shape
+        x = x.reshape(batch, channels, height // s, s, width // s, s)
+        return x.permute(0, 3, 5, 1, 2, 4).reshape(batch, s * s * channels, height // s, width // s)
+
+
+@block("reorg3d", options=Reorg3dOptions)
+def build_reorg3d(options: Reorg3dOptions, in_channels: tuple[int, ...]) -> Block:
+    return Reorg3d(options, in_channels[0])

@@ -1,0 +1,236 @@
+"""Darknet .cfg text <-> sections, and sections -> typed options.
+
+A cfg is a list of `[kind]` headers, each followed by `key=value` lines; `#` and `;` start a comment. Nothing here
+knows what a kind means: each block declares an options dataclass (see `registry`), and `typed` fills it.
+"""
+
+import dataclasses
+import difflib
+import types
+import typing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+from utils.errors import CfgError
+from utils.files import find_file
+
+DARKNET_ONLY = "Darknet's own training; train.py has options of its own"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One `key=value` line."""
+
+    key: str
+    value: str
+    line: int
+
+
+@dataclass(frozen=True)
+class Section:
+    """One `[kind]` header with its lines, in file order."""
+
+    kind: str
+    line: int
+    entries: tuple[Entry, ...]
+    path: str
+
+    def where(self, key: str | None = None) -> str:
+        """`file:line` of the header, or of `key` where the section has it."""
+        line = next((entry.line for entry in self.entries if entry.key == key), self.line)
+        return f"{self.path}:{line}"
+
+
+def read_cfg(path: str | Path) -> list[Section]:
+    """Read a .cfg file. A bare name is also looked for in the project's cfg/ folder. Raises CfgError."""
+    file = find_file(path, "cfg", CfgError)
+    try:
+        text = file.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise CfgError(f"{file}: not a text file, expected a Darknet .cfg") from None
+    return parse_cfg(text, str(file))
+
+
+def parse_cfg(text: str, path: str) -> list[Section]:
+    """Parse cfg text into sections, the first of which is [net]. `path` is what errors call the file."""
+    sections: list[Section] = []
+    entries: list[Entry] = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        content = line.split("#")[0].split(";")[0].strip()
+        if not content:
+            continue
+        if content.startswith("["):
+            if not content.endswith("]") or not content[1:-1].strip():
+                raise CfgError(f"{path}:{number}: expected a section header such as [convolutional], got {content!r}")
+            entries = []
+            sections.append(Section(content[1:-1].strip(), number, (), path))
+            continue
+        key, equals, value = (part.strip() for part in content.partition("="))
+        if not equals or not key or not value:
+            raise CfgError(f"{path}:{number}: expected key=value, got {content!r}")
+        if not sections:
+            raise CfgError(f"{path}:{number}: expected the [net] section first, got {content!r}")
+        entries.append(Entry(key.replace(" ", ""), value, number))
+        sections[-1] = dataclasses.replace(sections[-1], entries=tuple(entries))
+    if not sections:
+        raise CfgError(f"{path}: holds no sections, expected [net] first")
+    if sections[0].kind not in NetOptions.NAMES:
+        raise CfgError(f"{sections[0].where()}: expected [net] as the first section, got [{sections[0].kind}]")
+    return sections
+
+
+# ---- Typed options -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a section may say. Each field is a key that the network honours, with its type and Darknet's default."""
+
+    INERT: ClassVar[dict[str, str]] = dict.fromkeys(  # keys that change nothing here -> who uses them
+        "learning_rate clip onlyforward dont_update burnin_update stopbackward train_only_bn".split(), DARKNET_ONLY
+    )
+    REFUSED: ClassVar[dict[str, str]] = {}  # keys that must keep Darknet's default (0) -> what they would do
+
+    def validate(self) -> None:
+        """Raise CfgError (without file and line, which the caller adds) when the values contradict each other."""
+
+
+@dataclass(frozen=True)
+class NetOptions(Options):
+    """[net]: the input, `width` x `height` pixels (both divisible by the largest stride) with `channels` planes."""
+
+    NAMES: ClassVar[tuple[str, ...]] = ("net", "network")
+    INERT: ClassVar[dict[str, str]] = {
+        **dict.fromkeys(
+            """batch subdivisions max_batches learning_rate learning_rate_min policy burn_in power steps scales seq_scales
+            step scale gamma sgdr_cycle sgdr_mult momentum decay adam B1 B2 eps angle aspect saturation exposure hue
+            max_crop min_crop flip mosaic mosaic_bound mixup cutmix gaussian_noise blur ema_alpha label_smooth_eps
+            dynamic_minibatch random subdivision time_steps track augment_speed sequential_subdivisions try_fix_nan
+            loss_scale num_sigmas_reject_badlabels badlabels_rejection_percentage badlabels_reject_threshold
+            equidistant_point weights_reject_freq contrastive contrastive_jit_flip contrastive_color unsupervised
+            adversarial_lr max_chart_loss resize_step attention""".split(),
+            DARKNET_ONLY,
+        ),
+        "letter_box": "Darknet's own test; here test.py and detect.py letterbox unless --stretch is given",
+        **dict.fromkeys(
+            "optimized_memory workspace_size_limit_MB use_cuda_graph show_receptive_field".split(),
+            "Darknet's memory and GPU handling",
+        ),
+    }
+    width: int = dataclasses.field(default=416, metadata={"minimum": 1})
+    height: int = dataclasses.field(default=416, metadata={"minimum": 1})
+    channels: int = dataclasses.field(default=3, metadata={"minimum": 1})
+
+
+def option(
+    default: Any,
+    *,
+    minimum: float | None = None,
+    choices: tuple[str, ...] | None = None,
+    reference: str | None = None,
+    rare: bool = False,
+) -> Any:
+    """A key of an options dataclass.
+
+    `reference="source"` marks indices of layers whose output is read, `reference="weights"` of layers whose weights are
+    shared; both are relative (or absolute) in text and absolute in a Graph. `rare` keys are written only when set.
+    """
+    metadata = {"minimum": minimum, "choices": choices, "reference": reference, "rare": rare}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+O = TypeVar("O", bound=Options)
+
+
+def typed(section: Section, options_type: type[O]) -> tuple[O, tuple[tuple[str, str], ...]]:
+    """The section's honoured keys as `options_type`, and its inert keys as text, in file order.
+
+    As in Darknet, the first of a repeated key counts. Raises CfgError for an unknown or refused key or a bad value.
+    """
+    hints = typing.get_type_hints(options_type)
+    fields = keys_of(options_type)
+    values: dict[str, Any] = {}
+    inert: dict[str, str] = {}
+    for entry in section.entries:
+        if entry.key in fields:
+            field = fields[entry.key]
+            if field.name not in values:
+                values[field.name] = _convert(section, entry, hints[field.name], field.metadata)
+        elif entry.key in options_type.INERT:
+            inert.setdefault(entry.key, entry.value)
+        elif entry.key in options_type.REFUSED:
+            if entry.value not in {"0", "0.0"}:
+                reason = options_type.REFUSED[entry.key]
+                raise CfgError(f"{section.path}:{entry.line}: {entry.key}={entry.value} is not supported: {reason}")
+            inert.setdefault(entry.key, entry.value)
+        else:
+            raise CfgError(f"{section.path}:{entry.line}: {unknown_key(section.kind, entry.key, options_type)}")
+    options = options_type(**values)
+    try:
+        options.validate()
+    except CfgError as error:
+        raise CfgError(f"{section.where()}: [{section.kind}] {error}") from None
+    return options, tuple(inert.items())
+
+
+def keys_of(options_type: type[Options]) -> dict[str, dataclasses.Field[Any]]:
+    """The honoured keys as they are written -> their fields (`from` is a Python word, so its field is `from_`)."""
+    return {field.name.rstrip("_"): field for field in dataclasses.fields(options_type)}
+
+
+def unknown_key(kind: str, key: str, options_type: type[Options]) -> str:
+    """The words for a key that nobody knows, with the nearest known one."""
+    honoured = list(keys_of(options_type))
+    near = difflib.get_close_matches(key, [*honoured, *options_type.INERT, *options_type.REFUSED], n=1)
+    return f"unknown key {key!r} in [{kind}]" + (f", did you mean {near[0]!r}?" if near else f", expected {' '.join(honoured) or 'no keys'}")
+
+
+def _convert(section: Section, entry: Entry, annotation: Any, metadata: typing.Mapping[str, Any]) -> Any:
+    """One value as its annotated type; range and choices checked."""
+    where = f"{section.path}:{entry.line}: {entry.key}={entry.value}"
+    if isinstance(annotation, types.UnionType):  # `int | None`: None is only the default
+        annotation = next(arg for arg in annotation.__args__ if arg is not type(None))
+    try:
+        if typing.get_origin(annotation) is tuple:
+            parts = [part.strip() for part in entry.value.rstrip(",").split(",")]
+            value: Any = tuple(typing.get_args(annotation)[0](part) for part in parts)
+        elif annotation is bool:
+            value = {"0": False, "1": True}[entry.value]
+        else:
+            value = annotation(entry.value)
+    except (ValueError, KeyError):
+        raise CfgError(f"{where}: expected {_words(annotation)}") from None
+    if metadata.get("choices") and value not in metadata["choices"]:
+        raise CfgError(f"{where}: expected one of {', '.join(metadata['choices'])}")
+    if metadata.get("minimum") is not None and value < metadata["minimum"]:
+        raise CfgError(f"{where}: expected at least {metadata['minimum']}")
+    return value
+
+
+def _words(annotation: Any) -> str:
+    if typing.get_origin(annotation) is tuple:
+        return f"{_words(typing.get_args(annotation)[0])}s separated by commas"
+    return {int: "a whole number", float: "a number", bool: "0 or 1"}.get(annotation, "text")
+
+
+def format_section(kind: str, options: Options, inert: typing.Iterable[tuple[str, str]]) -> str:
+    """A section as text that `parse_cfg` and `typed` read back to equal options."""
+    lines = [f"[{kind}]"]
+    for key, field in keys_of(type(options)).items():
+        value = getattr(options, field.name)
+        if value is None or (field.metadata.get("rare") and value == field.default):
+            continue
+        lines.append(f"{key}={_text(value)}")
+    lines += [f"{key}={value}" for key, value in inert]
+    return "\n".join(lines) + "\n"
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ",".join(_text(part) for part in value)
+    if isinstance(value, bool):
+        return str(int(value))
+    if isinstance(value, float):
+        return str(int(value)) if value.is_integer() else repr(value)
+    return str(value)

@@ -1,0 +1,115 @@
+"""The cfg linter: every key as honoured, inert or unknown, and every finding with file and line, before epoch 0."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from utils.errors import CfgError, InputError
+from utils.log import counted
+from utils.network.cfg import NetOptions, Options, Section, keys_of, read_cfg, typed
+from utils.network.graph import Graph, build_graph, build_node
+from utils.network.registry import KINDS
+
+
+@dataclass
+class Report:
+    """What the linter found: lines of `file:line: message`, and how each (section, key) is used."""
+
+    problems: list[str] = field(default_factory=list)
+    keys: dict[tuple[str, str], tuple[str, int]] = field(default_factory=dict)  # -> (status, how often)
+
+    def count(self, kind: str, key: str, status: str) -> None:
+        """Note one more occurrence of a key."""
+        self.keys[kind, key] = (status, self.keys.get((kind, key), ("", 0))[1] + 1)
+
+    def problem(self, message: str) -> None:
+        """Note a finding once."""
+        if message not in self.problems:
+            self.problems.append(message)
+
+    def __str__(self) -> str:
+        lines = [f"{'section':18} {'key':26} {'times':>5}  status"]
+        for (kind, key), (status, times) in self.keys.items():
+            lines.append(f"{f'[{kind}]':18} {key:26} {times:5}  {status}")
+        lines.append("")
+        lines += self.problems or ["no problems found"]
+        return "\n".join(lines)
+
+
+def check_cfg(path: str | Path, build: Callable[[Graph], nn.Module]) -> Report:
+    """Lint a .cfg file. `build` makes the network of a graph, whose channels and sizes are then checked as well.
+
+    Raises CfgError only when the text itself cannot be read.
+    """
+    sections = read_cfg(path)
+    report = Report()
+    for number, section in enumerate(sections):
+        _check_section(section, number - 1, report)
+    if not report.problems:
+        try:
+            graph = build_graph(sections)
+            _check_network(graph, build, report)
+        except InputError as error:
+            report.problem(str(error))
+    return report
+
+
+def _check_section(section: Section, index: int, report: Report) -> None:
+    """Keys, values and references of one section; layer `index` (-1 for [net])."""
+    if index >= 0 and section.kind not in KINDS:
+        report.problem(f"{section.where()}: unknown section [{section.kind}], expected one of: {' '.join(sorted(KINDS))}")
+        return
+    options_type: type[Options] = NetOptions if index < 0 else KINDS[section.kind].options
+    seen: set[str] = set()
+    for entry in section.entries:
+        if entry.key in seen:
+            first = next(other for other in section.entries if other.key == entry.key)
+            report.count(section.kind, f"{entry.key} (repeated)", f"inert: the first counts, line {first.line}")
+            continue
+        seen.add(entry.key)
+        report.count(section.kind, entry.key, _status(options_type, entry.key))
+        single = Section(section.kind, section.line, (entry,), section.path)
+        try:  # each key alone, so that one bad key does not hide the next
+            typed(single, options_type)
+        except CfgError as error:
+            if f":{entry.line}: " in str(error) and not str(error).startswith(f"{section.where()}: ["):
+                report.problem(str(error))
+    if not any(problem.startswith(f"{section.path}:{entry.line}:") for entry in section.entries for problem in report.problems):
+        try:
+            typed(section, options_type) if index < 0 else build_node(index, section)
+        except CfgError as error:
+            report.problem(str(error))
+
+
+def _status(options_type: type[Options], key: str) -> str:
+    if key in keys_of(options_type):
+        return "honoured" if (options_type.__name__, key) != ("DropoutOptions", "probability") else _DROPOUT
+    if key in options_type.INERT:
+        return f"inert: {options_type.INERT[key]}"
+    return "refused unless 0" if key in options_type.REFUSED else "unknown"
+
+
+_DROPOUT = "inert at inference: train.py uses it"
+
+
+def _check_network(graph: Graph, build: Callable[[Graph], nn.Module], report: Report) -> None:
+    """Channels, strides, head filters, and whether the sizes divide: by building the network and running it on nothing."""
+    with torch.device("meta"):
+        network = build(graph)
+        network.eval()
+        try:
+            network(torch.empty(1, graph.net.channels, graph.net.height, graph.net.width))
+        except InputError as error:
+            report.problem(f"{graph.path}: [net] {error}")
+        except RuntimeError as error:
+            report.problem(f"{graph.path}: the sizes do not fit together at {graph.net.width}x{graph.net.height}: {error}")
+
+
+def verdict(report: Report, path: str) -> str:
+    """The closing line."""
+    if report.problems:
+        return f"{path}: {counted(len(report.problems), 'problem')}"
+    return f"{path}: no problems"

@@ -1,0 +1,174 @@
+"""The register of block kinds: what a section may say, how it is built, what it reads.
+
+A new kind is one options dataclass and one builder, in one file:
+
+    @block("ghost", GhostOptions)
+    def build_ghost(options: GhostOptions, in_channels: tuple[int, ...]) -> Block: ...
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from utils.errors import CfgError
+from utils.network.cfg import Options
+
+Stride = tuple[Fraction, Fraction] | None
+"""Input pixels per output cell, (y, x); None when a map has been pooled to one cell."""
+
+BN_EPS = 1e-5  # darknet: sqrt(variance + .00001)
+BN_MOMENTUM = 0.03  # the share of a new batch in the running statistics, as in the cfg-based PyTorch lineage
+
+
+@dataclass(frozen=True)
+class ConvUnit:
+    """A convolution with its batch normalisation: the piece that Darknet's weight stream is made of."""
+
+    conv: nn.Conv2d
+    bn: nn.BatchNorm2d | None
+
+    def tensors(self) -> Iterator[Tensor]:
+        """In Darknet's order: beta, gamma, mean, variance (or the bias), then the weights."""
+        if self.bn is not None:
+            yield from bn_tensors(self.bn)
+        else:
+            assert self.conv.bias is not None
+            yield self.conv.bias
+        yield self.conv.weight
+
+
+def bn_tensors(bn: nn.BatchNorm2d) -> Iterator[Tensor]:
+    """Beta, gamma, running mean, running variance (darknet src/parser.c: save_convolutional_weights)."""
+    assert bn.running_mean is not None and bn.running_var is not None
+    yield from (bn.bias, bn.weight, bn.running_mean, bn.running_var)
+
+
+class Block(nn.Module):
+    """One section as a module: feature maps (B, C, H, W) in, one feature map out."""
+
+    out_channels: int
+    step: tuple[int | Fraction, int | Fraction] = (1, 1)  # output stride per input stride, (y, x)
+    summary_row = True  # whether a block without child modules shows in the summary
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def units(self) -> Iterator[ConvUnit]:
+        """The conv units in serialisation order: each `nn.Sequential` that starts with a convolution."""
+        for module in self.modules():
+            if isinstance(module, nn.Sequential) and len(module) and isinstance(module[0], nn.Conv2d):
+                bn = module[1] if len(module) > 1 and isinstance(module[1], nn.BatchNorm2d) else None
+                yield ConvUnit(module[0], bn)
+
+    def darknet_tensors(self) -> Iterator[Tensor]:
+        """The block's tensors in the order of Darknet's weight stream."""
+        for unit in self.units():
+            yield from unit.tensors()
+
+    def out_stride(self, strides: tuple[Stride, ...]) -> Stride:
+        """The output's stride from those of the inputs; CfgError when the inputs' sizes cannot agree."""
+        if len(set(strides)) > 1:
+            raise CfgError(f"its inputs have different sizes: {', '.join(map(stride_words, strides))}")
+        if strides[0] is None:
+            return None
+        return strides[0][0] * self.step[0], strides[0][1] * self.step[1]
+
+
+def stride_words(stride: Stride) -> str:
+    """`stride 16`, `stride 16x32 (y, x)` or `a single cell`."""
+    if stride is None:
+        return "a single cell"
+    return f"stride {stride[0]}" if stride[0] == stride[1] else f"stride {stride[0]}x{stride[1]} (y, x)"
+
+
+@dataclass(frozen=True)
+class Part:
+    """One section of an expansion; its references count the parts before it from 0."""
+
+    kind: str
+    options: Options
+
+
+@dataclass(frozen=True)
+class BlockKind:
+    """A registered section kind."""
+
+    name: str
+    options: type[Options]
+    build: Callable[[Any, tuple[int, ...]], Block]
+    reads: str  # "previous", "listed" (only the layers it names) or "both" (the previous layer, then those it names)
+    expand: Callable[[Any], list[Part]] | None  # the same network in Darknet's own sections
+
+
+KINDS: dict[str, BlockKind] = {}
+"""Section name (aliases too) -> kind."""
+
+
+def block(
+    *names: str, options: type[Options], reads: str = "previous", expand: Callable[[Any], list[Part]] | None = None
+) -> Callable[[Callable[[Any, tuple[int, ...]], Block]], Callable[[Any, tuple[int, ...]], Block]]:
+    """Register a builder under its name and aliases; the first name is the one that is written."""
+
+    def register(build: Callable[[Any, tuple[int, ...]], Block]) -> Callable[[Any, tuple[int, ...]], Block]:
+        kind = BlockKind(names[0], options, build, reads, expand)
+        for name in names:
+            assert name not in KINDS, f"block kind {name!r} is registered twice"
+            KINDS[name] = kind
+        return build
+
+    return register
+
+
+# ---- The pieces that conv-like blocks share ------------------------------------------------------------------------
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module] | None] = {
+    "linear": None,
+    "leaky": lambda: nn.LeakyReLU(0.1),
+    "logistic": nn.Sigmoid,
+    "mish": nn.Mish,
+    "swish": nn.SiLU,
+    "relu": nn.ReLU,
+    "relu6": nn.ReLU6,
+}
+ACTIVATION_NAMES = tuple(ACTIVATIONS)
+
+
+def activation(name: str, inplace: bool = False) -> nn.Module | None:
+    """The activation module of that name, or None for "linear". `inplace` where nobody else reads the input."""
+    maker = ACTIVATIONS[name]
+    if maker is None:
+        return None
+    module = maker()
+    if inplace and hasattr(module, "inplace"):
+        module.inplace = True
+    return module
+
+
+def batch_norm(channels: int) -> nn.BatchNorm2d:
+    """Batch normalisation with Darknet's epsilon."""
+    return nn.BatchNorm2d(channels, eps=BN_EPS, momentum=BN_MOMENTUM)
+
+
+def conv_unit(conv: nn.Conv2d, normalize: bool, activate: str) -> nn.Sequential:
+    """Convolution, batch normalisation (if `normalize`), activation, as an `nn.Sequential` of what is there."""
+    assert (conv.bias is None) == normalize
+    parts: list[nn.Module] = [conv]
+    if normalize:
+        parts.append(batch_norm(conv.out_channels))
+    act = activation(activate, inplace=True)
+    return nn.Sequential(*parts, *([act] if act is not None else []))
+
+
+def expect_channels(what: str, got: int, wanted: int) -> None:
+    """Raise CfgError unless the channel counts agree."""
+    if got != wanted:
+        raise CfgError(f"{what}: expected {wanted} channels, got {got}")
+
+
+def stack(maps: tuple[Tensor, ...]) -> Tensor:
+    """Concatenate feature maps over channels; a single one passes unchanged."""
+    return maps[0] if len(maps) == 1 else torch.cat(maps, dim=1)

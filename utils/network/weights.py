@@ -1,0 +1,172 @@
+"""Weights in and out: Darknet's .weights stream and this project's .pt checkpoints.
+
+A .weights file is int32 major, minor, revision, then `seen` (uint64 from version 0.2 on, else uint32), then float32
+little endian, layer by layer. Source: darknet src/parser.c: load_weights_upto, save_weights_upto.
+"""
+
+import pickle
+import struct
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from utils.errors import WeightsError
+from utils.files import whole_file
+from utils.network.registry import Block
+
+VERSION = (0, 2, 5)
+CHECKPOINT_FORMAT = 1
+
+
+# ---- Darknet's stream ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class WeightsFile:
+    """A .weights file: images seen in training, and all its floats."""
+
+    path: Path
+    seen: int
+    values: np.ndarray
+
+
+def read_weights(path: str | Path) -> WeightsFile:
+    """Read header and floats. Raises WeightsError for what is no such file."""
+    path = Path(path)
+    data = path.read_bytes()
+    if len(data) < 16:
+        raise WeightsError(f"{path}: expected a Darknet .weights file, got {len(data)} bytes, less than a header")
+    major, minor, _ = struct.unpack("<3i", data[:12])
+    if not (0 <= major < 1000 and 0 <= minor < 1000):
+        raise WeightsError(f"{path}: expected a Darknet .weights file, got no header of one")
+    wide = major * 10 + minor >= 2
+    start = 20 if wide else 16
+    if len(data) < start or (len(data) - start) % 4:
+        raise WeightsError(f"{path}: expected float32 values after the header, got {len(data) - start} bytes")
+    seen = struct.unpack("<Q" if wide else "<I", data[12:start])[0]
+    return WeightsFile(path, seen, np.frombuffer(data, "<f4", offset=start))
+
+
+def stream_sizes(blocks: Iterable[nn.Module]) -> list[int]:
+    """How many floats each block has in the stream."""
+    return [sum(tensor.numel() for tensor in block.darknet_tensors()) for block in blocks if isinstance(block, Block)]
+
+
+def load_darknet(blocks: Sequence[nn.Module], path: str | Path, cutoff: int | None = None) -> tuple[int, int]:
+    """Fill the blocks from a .weights file; returns (`seen`, number of layers filled).
+
+    The whole file must be used and every layer filled. `cutoff` N fills layers 0 to N-1 only, as for a backbone file,
+    which must then hold at least these. Raises WeightsError with both float counts; nothing is changed then.
+    """
+    file = read_weights(path)
+    sizes = stream_sizes(blocks)
+    if cutoff is not None and not 0 < cutoff <= len(sizes):
+        raise WeightsError(f"cutoff {cutoff}: expected 1 to {len(sizes)}, the number of layers")
+    wanted = sum(sizes[:cutoff])
+    found = file.values.size
+    if found < wanted or (found > wanted and cutoff is None):
+        raise WeightsError(
+            f"{path}: expected {wanted:,} floats for {'the whole network' if cutoff is None else f'{cutoff} layers'}, "
+            f"found {found:,}{_backbone_hint(sizes, found) if cutoff is None else ''}"
+        )
+    position = 0
+    with torch.no_grad():
+        for block in list(blocks)[:cutoff]:
+            assert isinstance(block, Block)
+            for tensor in block.darknet_tensors():
+                values = file.values[position : position + tensor.numel()]
+                tensor.copy_(torch.from_numpy(values.copy()).view_as(tensor))
+                position += tensor.numel()
+    return file.seen, len(sizes) if cutoff is None else cutoff
+
+
+def _backbone_hint(sizes: Sequence[int], found: int) -> str:
+    """Names the cutoff when the file ends exactly where a layer does, as backbone files do."""
+    total = 0
+    for index, size in enumerate(sizes, start=1):
+        total += size
+        if size and total == found and index < len(sizes):
+            return f"; that is exactly layers 0 to {index - 1}: a backbone file, load it with --cutoff {index}"
+    return ""
+
+
+def save_darknet(blocks: Iterable[nn.Module], path: str | Path, seen: int = 0) -> None:
+    """Write a .weights file, version 0.2.5, whole or not at all."""
+    with whole_file(path) as partial, partial.open("wb") as file:
+        file.write(struct.pack("<3iQ", *VERSION, seen))
+        for block in blocks:
+            assert isinstance(block, Block)
+            for tensor in block.darknet_tensors():
+                file.write(tensor.detach().cpu().float().contiguous().numpy().astype("<f4").tobytes())
+
+
+# ---- Checkpoints ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A .pt file: the cfg it belongs to, class names, tensors by name, and images seen in training."""
+
+    cfg: str
+    names: tuple[str, ...]
+    tensors: dict[str, Tensor]
+    seen: int
+
+
+def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
+    """Write a .pt that loads with `torch.load(weights_only=True)`, whole or not at all."""
+    content = {
+        "format": CHECKPOINT_FORMAT,
+        "cfg": checkpoint.cfg,
+        "names": list(checkpoint.names),
+        "model": checkpoint.tensors,
+        "seen": checkpoint.seen,
+    }
+    with whole_file(path) as partial:
+        torch.save(content, partial)
+
+
+def read_checkpoint(path: str | Path) -> Checkpoint:
+    """Read a .pt without running anything in it. Raises WeightsError for pickled objects and foreign content."""
+    try:
+        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise WeightsError(
+            f"{path}: refused: it holds pickled objects (or no checkpoint at all), and loading those would run code; "
+            "expected a .pt written by this project, or a Darknet .weights file"
+        ) from None
+    except (RuntimeError, EOFError, KeyError, ValueError) as error:
+        raise WeightsError(f"{path}: damaged or no PyTorch file: {str(error).splitlines()[0]}") from None
+    if not isinstance(content, dict) or content.get("format") != CHECKPOINT_FORMAT:
+        keys = ", ".join(map(str, list(content)[:5])) if isinstance(content, dict) else type(content).__name__
+        raise WeightsError(f"{path}: expected a checkpoint written by this project, got {keys}")
+    return Checkpoint(content["cfg"], tuple(content["names"]), content["model"], content["seen"])
+
+
+def load_tensors(model: nn.Module, tensors: dict[str, Tensor], path: str | Path, skip: Iterable[str] = ()) -> int:
+    """Copy tensors by name into the model; returns how many. All must be there and fit, but those under `skip` prefixes.
+
+    Raises WeightsError that names the first difference; nothing is changed then.
+    """
+    own = model.state_dict()
+    prefixes = tuple(skip)
+    wanted = {name for name in own if not name.startswith(prefixes)}
+    given = {name for name in tensors if not name.startswith(prefixes)}
+    for difference, words in ((wanted - given, "lacks"), (given - wanted, "has, unlike the network,")):
+        if difference:
+            raise WeightsError(
+                f"{path}: {words} {len(difference)} tensors, such as {min(difference)}; is it from another cfg?"
+            )
+    for name in sorted(wanted):
+        if tensors[name].shape != own[name].shape:
+            raise WeightsError(
+                f"{path}: {name}: expected shape {tuple(own[name].shape)}, got {tuple(tensors[name].shape)}; "
+                "is it from another cfg or class count? A training run's own cfg is the model.cfg beside its weights"
+            )
+    model.load_state_dict({**own, **{name: tensors[name] for name in wanted}})
+    return len(wanted)

@@ -1,0 +1,38 @@
+"""From an options dataclass to a command: flags by tyro, expected errors as one line and exit code 2."""
+
+import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import tyro
+
+from utils.errors import InputError
+
+O = TypeVar("O")
+
+
+def run_command(function: Callable[[O], Any], options_type: Any, description: str, argv: list[str] | None = None) -> None:
+    """Parse the command line into `options_type` (a dataclass: field docstrings are the help) and run `function` on it.
+
+    `InputError` and `OSError` end the process with one line on stderr and exit code 2; Ctrl-C with code 130.
+    """
+    options = tyro.cli(options_type, description=description, args=argv, config=(tyro.conf.OmitArgPrefixes,))
+    try:
+        function(options)
+    except (InputError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+def parse_size(size: int | str | None) -> tuple[int, int] | None:
+    """`416` or `"416"` -> (416, 416); `"W,H"` -> (W, H) in pixels; None stays None (the cfg's own size)."""
+    if size is None:
+        return None
+    parts = str(size).split(",")
+    if len(parts) > 2 or not all(part.strip().isdigit() and int(part) > 0 for part in parts):
+        raise InputError(f"--img-size {size}: expected N or W,H in pixels, such as 416 or 640,384")
+    width, height = int(parts[0]), int(parts[-1])
+    return width, height

@@ -1,0 +1,1 @@
+"""Training: what one step is, and how the steps add up."""
