@@ -10,7 +10,7 @@ costs (n/s)*h*w*c*k^2 + (s-1)*(n/s)*h*w*d^2, about s times fewer (Eq. 4).
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -25,8 +25,9 @@ from utils.network.registry import ACTIVATION_NAMES, ACTIVATIONS, BN_MOMENTUM, B
 class GhostModule(nn.Module):
     """(B, in_channels, H, W) -> (B, out_channels, H', W'): primary maps first, then their ghosts.
 
-    `ratio` is s of the paper, `dw_size` d; `activation` is a constructor such as nn.ReLU, or None for neither. There are
-    ceil(out_channels / ratio) primary maps; ghosts past out_channels are cut off. Padding is kernel_size // 2.
+    `ratio` is s of the paper, `dw_size` d; `activation` is a constructor such as nn.ReLU, or None for neither.
+    There are ceil(out_channels / ratio) primary maps; ghosts past out_channels are cut off.
+    `padding` is kernel_size // 2 unless given.
     """
 
     def __init__(
@@ -65,15 +66,15 @@ class GhostModule(nn.Module):
 def _unit(conv: nn.Conv2d, activation: Callable[[], nn.Module] | None) -> nn.Sequential:
     """Convolution, batch normalisation where it has no bias, activation (an empty Sequential where there is none)."""
     act = nn.Sequential() if activation is None else activation()
-    if hasattr(act, "inplace"):
-        act.inplace = True
+    if isinstance(getattr(act, "inplace", None), bool):
+        act.inplace = True  # type: ignore[assignment]
     norm = [nn.BatchNorm2d(conv.out_channels)] if conv.bias is None else []
     return nn.Sequential(conv, *norm, act)
 
 
 @dataclass(frozen=True)
 class GhostOptions(Options):
-    """[ghost]: `filters` in all, filters/ratio of them from a convolution, the rest from depthwise `cheap_size` ones."""
+    """[ghost]: filters/ratio maps from a convolution, and the rest of `filters` depthwise from these."""
 
     filters: int = option(2, minimum=1)
     size: int = option(1, minimum=1)
@@ -122,12 +123,16 @@ class GhostBlock(Block):
 def expand_ghost(options: GhostOptions) -> list[Part]:
     """The same block in Darknet's sections: convolution, grouped convolution, route; the weight stream is the same."""
     primary = options.filters // options.ratio
-    both = {"batch_normalize": options.batch_normalize, "activation": options.activation}
     conv = ConvolutionalOptions(
-        filters=primary, size=options.size, stride=options.stride, pad=options.pad, **both
+        filters=primary,
+        size=options.size,
+        stride=options.stride,
+        pad=options.pad,
+        batch_normalize=options.batch_normalize,
+        activation=options.activation,
     )
-    cheap = ConvolutionalOptions(
-        filters=options.filters - primary, size=options.cheap_size, pad=True, groups=primary, **both
+    cheap = replace(
+        conv, filters=options.filters - primary, size=options.cheap_size, stride=1, pad=True, groups=primary
     )
     return [
         Part("convolutional", conv),

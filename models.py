@@ -1,6 +1,6 @@
 """The network: a cfg's graph as modules, and the commands about it (table, check, conversion, expansion).
 
-    python models.py --cfg yolov3-tiny.cfg
+python models.py --cfg yolov3-tiny.cfg
 """
 
 import math
@@ -15,11 +15,11 @@ from torch import Tensor, nn
 import ghost  # noqa: F401  (registers [ghost])
 from utils.errors import CfgError, InputError, WeightsError
 from utils.files import find_file, write_text
+from utils.names import class_names
 from utils.network import blocks, joins, yolo  # noqa: F401  (register Darknet's sections)
 from utils.network.check import check_cfg, verdict
 from utils.network.expand import expand
 from utils.network.graph import IMAGE, Graph, fit_heads, load_graph, num_classes_of, parse_graph
-from utils.network.names import class_names
 from utils.network.registry import KINDS, Block, Stride
 from utils.network.summary import format_table, trace
 from utils.network.weights import (
@@ -52,12 +52,14 @@ class Darknet(nn.Module):
                 block = KINDS[node.kind].build(node.options, tuple(channels[source] for source in node.sources))
                 strides[node.index] = block.out_stride(tuple(strides[source] for source in node.sources))
                 if isinstance(block, blocks.Convolutional) and node.options.share_index is not None:
-                    block.share(self.blocks[node.options.share_index])  # type: ignore[arg-type]
+                    block.share(self.blocks[node.options.share_index])
             except CfgError as error:
                 raise CfgError(f"{graph.where(node)} {error}") from None
             self.blocks.append(block)
             channels[node.index] = block.out_channels
-        self.largest_stride = math.lcm(*(int(side) for stride in strides.values() if stride for side in stride if side >= 1))
+        self.largest_stride = math.lcm(
+            *(int(side) for stride in strides.values() if stride for side in stride if side >= 1)
+        )
         self.strides = [_head_stride(strides[head.index]) for head in graph.heads()]
         self.num_classes = num_classes_of(graph)
         self.names = list(names) if names is not None else [f"class_{index}" for index in range(self.num_classes)]
@@ -72,14 +74,17 @@ class Darknet(nn.Module):
         """The heads in cfg order."""
         return [block for block in self.blocks if isinstance(block, yolo.YOLOLayer)]
 
-    def raw(self, images: Tensor) -> list[Tensor]:
-        """The heads' raw predictions, (B, A, H, W, 5+C) each, in cfg order."""
-        height, width = images.shape[-2:]
+    def check_size(self, width: int, height: int) -> None:
+        """Raise InputError unless the network takes inputs of this size in pixels."""
         if height % self.largest_stride or width % self.largest_stride:
             raise InputError(
                 f"input {width}x{height}: expected a width and height divisible by {self.largest_stride}, "
                 f"the network's largest stride"
             )
+
+    def raw(self, images: Tensor) -> list[Tensor]:
+        """The heads' raw predictions, (B, A, H, W, 5+C) each, in cfg order."""
+        self.check_size(images.shape[-1], images.shape[-2])
         maps = {IMAGE: images}
         heads = []
         for node, block in zip(self.graph.nodes, self.blocks, strict=True):
@@ -105,10 +110,10 @@ class Darknet(nn.Module):
         return torch.cat(decoded, dim=1)
 
 
-def _head_stride(stride: Stride) -> int | tuple[int, ...]:
-    """A head's stride in pixels: one number, or (y, x) where the axes differ."""
+def _head_stride(stride: Stride) -> float | tuple[float, ...]:
+    """A head's stride in pixels: one number (whole unless below 1), or (y, x) where the axes differ."""
     assert stride is not None
-    sides = tuple(int(side) for side in stride)
+    sides = tuple(int(side) if side.denominator == 1 else float(side) for side in stride)
     return sides[0] if sides[0] == sides[1] else sides
 
 
@@ -141,9 +146,9 @@ def load_model(
 ) -> Darknet:
     """A network in eval mode on `device`.
 
-    `cfg` may be bare (`yolov3-tiny.cfg` is found in cfg/), so may `weights` (found in weights/; .weights or .pt). Without
-    `cfg` a .pt brings its own. `num_classes` refits the heads. `names` overrides the class names; `cutoff` N loads only
-    the first N layers of a .weights file. Raises CfgError or WeightsError.
+    `cfg` may be bare (`yolov3-tiny.cfg` is found in cfg/), so may `weights` (found in weights/; .weights or .pt).
+    Without `cfg` a .pt brings its own. `num_classes` refits the heads. `names` overrides the class names;
+    `cutoff` N loads only the first N layers of a .weights file. Raises CfgError or WeightsError.
     """
     file = None if weights is None else find_file(weights, "weights", WeightsError)
     checkpoint = read_checkpoint(file) if file is not None and is_checkpoint(file) else None

@@ -1,9 +1,11 @@
 """Files: where a bare name is found, run folders that never overwrite, writes that are whole or absent."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from uuid import uuid4
 
 from utils.errors import InputError
 
@@ -41,13 +43,13 @@ def new_run_folder(parent: str | Path, name: str) -> Path:
 
 @contextmanager
 def whole_file(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; it replaces `path` when the block ends well and vanishes when it does not."""
+    """Yield a temporary path beside `path`; it replaces `path` when the block ends well, else it vanishes."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
     try:
         yield partial
-        os.replace(partial, path)
+        partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
 
@@ -56,3 +58,24 @@ def write_text(path: str | Path, text: str) -> None:
     """Write UTF-8 text, whole or not at all."""
     with whole_file(path) as partial:
         partial.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """Yield a new folder beside `folder`; it becomes `folder` when the block ends well, else it is removed.
+
+    Raises `FileExistsError` when `folder` exists by then and is not empty: nothing is overwritten.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = folder.with_name(f".{folder.name}.{uuid4().hex[:8]}.partial")
+    partial.mkdir()
+    try:
+        yield partial
+        try:
+            partial.rename(folder)
+        except OSError as error:
+            if folder.exists():
+                raise FileExistsError(f"{folder}: exists already") from error
+            raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

@@ -20,12 +20,20 @@ def warn(message: str) -> None:
 
 
 def progress(items: Iterable[T], description: str, unit: str = "it", total: int | None = None) -> "tqdm[T]":
-    """A progress bar over `items`, drawn on stderr; silent where stderr is not a terminal that is being watched.
+    """A progress bar over `items`, drawn on stderr.
 
-    A log file gets one line at the end instead of a line per refresh.
+    A log file gets a line every half minute and one at the end, not one per refresh.
     """
-    interval = 0.1 if sys.stderr.isatty() else 30.0
-    return tqdm(items, desc=description, unit=unit, total=total, mininterval=interval, dynamic_ncols=True)
+    watched = sys.stderr.isatty()
+    return tqdm(
+        items,
+        desc=description,
+        unit=unit,
+        total=total,
+        mininterval=0.1 if watched else 30.0,
+        delay=0 if watched else 1e-9,  # no line at 0 %
+        dynamic_ncols=True,
+    )
 
 
 def counted(number: int, singular: str, plural: str | None = None) -> str:

@@ -2,16 +2,21 @@
 
 import sys
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import tyro
 
 from utils.errors import InputError
 
+if TYPE_CHECKING:
+    import torch
+
 O = TypeVar("O")
 
 
-def run_command(function: Callable[[O], Any], options_type: Any, description: str, argv: list[str] | None = None) -> None:
+def run_command(
+    function: Callable[[O], Any], options_type: Any, description: str, argv: list[str] | None = None
+) -> None:
     """Parse the command line into `options_type` (a dataclass: field docstrings are the help) and run `function` on it.
 
     `InputError` and `OSError` end the process with one line on stderr and exit code 2; Ctrl-C with code 130.
@@ -36,3 +41,24 @@ def parse_size(size: int | str | None) -> tuple[int, int] | None:
         raise InputError(f"--img-size {size}: expected N or W,H in pixels, such as 416 or 640,384")
     width, height = int(parts[0]), int(parts[-1])
     return width, height
+
+
+def choose_device(name: str) -> "torch.device":
+    """`auto` (a GPU if there is one), `cpu`, `cuda` or `cuda:N`. Raises InputError for one that is not there."""
+    import torch  # here, so that tools without networks start at once
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError):
+        raise InputError(f"--device {name}: expected auto, cpu, cuda or cuda:N, and a device that is there") from None
+    return device
+
+
+def check_thresholds(confidence: float, iou: float) -> None:
+    """Raise InputError unless both are in 0..1."""
+    for flag, value in (("--conf", confidence), ("--iou", iou)):
+        if not 0 <= value <= 1:
+            raise InputError(f"{flag} {value}: expected 0 to 1")

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from utils.errors import CfgError
-from utils.network.cfg import DARKNET_ONLY, Options, option
+from utils.network.cfg import DARKNET_ONLY, Options, inert, option
 from utils.network.registry import ACTIVATION_NAMES, Block, Stride, activation, batch_norm, block, bn_tensors, conv_unit
 
 # ---- Convolution ---------------------------------------------------------------------------------------------------
@@ -26,8 +26,8 @@ class ConvolutionalOptions(Options):
 
     INERT: ClassVar[dict[str, str]] = {
         **Options.INERT,
-        **dict.fromkeys("grad_centr assisted_excitation dot angle reverse".split(), DARKNET_ONLY),
-        **dict.fromkeys("stream wait_stream".split(), "Darknet's GPU handling"),
+        **inert("grad_centr assisted_excitation dot angle reverse", DARKNET_ONLY),
+        **inert("stream wait_stream", "Darknet's GPU handling"),
     }
     REFUSED: ClassVar[dict[str, str]] = {
         "antialiasing": "blurred subsampling is not built",
@@ -140,7 +140,7 @@ class BatchNormOptions(Options):
 
 @block("batchnorm", options=BatchNormOptions)
 def build_batchnorm(options: BatchNormOptions, in_channels: tuple[int, ...]) -> Block:
-    """darknet src/parser.c: parse_batchnorm."""
+    """Darknet src/parser.c: parse_batchnorm."""
     return PerChannel(batch_norm(in_channels[0]), in_channels[0])
 
 
@@ -153,7 +153,7 @@ class ActivationOptions(Options):
 
 @block("activation", options=ActivationOptions)
 def build_activation(options: ActivationOptions, in_channels: tuple[int, ...]) -> Block:
-    """darknet src/parser.c: parse_activation."""
+    """Darknet src/parser.c: parse_activation."""
     return PerChannel(activation(options.activation), in_channels[0])
 
 
@@ -163,9 +163,9 @@ class DropoutOptions(Options):
 
     INERT: ClassVar[dict[str, str]] = {
         **Options.INERT,
-        **dict.fromkeys("dropblock dropblock_size_rel dropblock_size_abs".split(), DARKNET_ONLY),
+        **inert("dropblock dropblock_size_rel dropblock_size_abs", DARKNET_ONLY),
     }
-    probability: float = option(0.2, minimum=0)
+    probability: float = option(0.2, minimum=0, used_by="inert at inference: train.py drops with it")
 
     def validate(self) -> None:
         if self.probability >= 1:
@@ -174,7 +174,7 @@ class DropoutOptions(Options):
 
 @block("dropout", options=DropoutOptions)
 def build_dropout(options: DropoutOptions, in_channels: tuple[int, ...]) -> Block:
-    """darknet src/dropout_layer.c."""
+    """Darknet src/dropout_layer.c."""
     return PerChannel(nn.Dropout(options.probability), in_channels[0])
 
 
@@ -209,8 +209,8 @@ class MaxPoolOptions(Options):
 
     def validate(self) -> None:
         size, _, padding = self.window
-        if padding >= 2 * size:
-            raise CfgError(f"padding={padding}: expected less than twice the size {size}")
+        if padding > 2 * size - 2:
+            raise CfgError(f"padding={padding}: expected at most {2 * size - 2} for size={size}, more pools nothing")
 
 
 class MaxPool(Block):
@@ -255,15 +255,16 @@ class LocalAvgPool(Block):
 
     def __init__(self, options: LocalAvgPoolOptions, channels: int) -> None:
         super().__init__()
-        self.size, self.step, padding = options.window
+        self.size, self.stride, padding = options.window
+        self.step = self.stride
         self.out_channels = channels
         self.padding = (padding // 2, padding - padding // 2) * 2
 
     def forward(self, *inputs: Tensor) -> Tensor:
         x = inputs[0]
         inside = F.pad(torch.ones_like(x[:1, :1]), self.padding)
-        mean = F.avg_pool2d(F.pad(x, self.padding), self.size, self.step)
-        return mean / F.avg_pool2d(inside, self.size, self.step)
+        mean = F.avg_pool2d(F.pad(x, self.padding), self.size, self.stride)
+        return mean / F.avg_pool2d(inside, self.size, self.stride)
 
 
 @block("local_avgpool", "local_avg", options=LocalAvgPoolOptions)

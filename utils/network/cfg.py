@@ -80,6 +80,11 @@ def parse_cfg(text: str, path: str) -> list[Section]:
     return sections
 
 
+def inert(keys: str, user: str) -> dict[str, str]:
+    """The keys (words in a string) that change nothing here, each with who uses it."""
+    return dict.fromkeys(keys.split(), user)
+
+
 # ---- Typed options -------------------------------------------------------------------------------------------------
 
 
@@ -87,8 +92,9 @@ def parse_cfg(text: str, path: str) -> list[Section]:
 class Options:
     """What a section may say. Each field is a key that the network honours, with its type and Darknet's default."""
 
-    INERT: ClassVar[dict[str, str]] = dict.fromkeys(  # keys that change nothing here -> who uses them
-        "learning_rate clip onlyforward dont_update burnin_update stopbackward train_only_bn".split(), DARKNET_ONLY
+    INERT: ClassVar[dict[str, str]] = inert(
+        """learning_rate clip onlyforward dont_update burnin_update stopbackward train_only_bn""",
+        DARKNET_ONLY,
     )
     REFUSED: ClassVar[dict[str, str]] = {}  # keys that must keep Darknet's default (0) -> what they would do
 
@@ -102,19 +108,20 @@ class NetOptions(Options):
 
     NAMES: ClassVar[tuple[str, ...]] = ("net", "network")
     INERT: ClassVar[dict[str, str]] = {
-        **dict.fromkeys(
-            """batch subdivisions max_batches learning_rate learning_rate_min policy burn_in power steps scales seq_scales
-            step scale gamma sgdr_cycle sgdr_mult momentum decay adam B1 B2 eps angle aspect saturation exposure hue
-            max_crop min_crop flip mosaic mosaic_bound mixup cutmix gaussian_noise blur ema_alpha label_smooth_eps
-            dynamic_minibatch random subdivision time_steps track augment_speed sequential_subdivisions try_fix_nan
-            loss_scale num_sigmas_reject_badlabels badlabels_rejection_percentage badlabels_reject_threshold
-            equidistant_point weights_reject_freq contrastive contrastive_jit_flip contrastive_color unsupervised
-            adversarial_lr max_chart_loss resize_step attention""".split(),
+        **inert(
+            """batch subdivisions max_batches learning_rate learning_rate_min policy burn_in power steps scales
+            seq_scales step scale gamma sgdr_cycle sgdr_mult momentum decay adam B1 B2 eps angle aspect saturation
+            exposure hue max_crop min_crop flip mosaic mosaic_bound mixup cutmix gaussian_noise blur ema_alpha
+            label_smooth_eps dynamic_minibatch random subdivision time_steps track augment_speed
+            sequential_subdivisions try_fix_nan loss_scale num_sigmas_reject_badlabels
+            badlabels_rejection_percentage badlabels_reject_threshold equidistant_point weights_reject_freq
+            contrastive contrastive_jit_flip contrastive_color unsupervised adversarial_lr max_chart_loss
+            resize_step attention""",
             DARKNET_ONLY,
         ),
         "letter_box": "Darknet's own test; here test.py and detect.py letterbox unless --stretch is given",
-        **dict.fromkeys(
-            "optimized_memory workspace_size_limit_MB use_cuda_graph show_receptive_field".split(),
+        **inert(
+            """optimized_memory workspace_size_limit_MB use_cuda_graph show_receptive_field""",
             "Darknet's memory and GPU handling",
         ),
     }
@@ -130,13 +137,15 @@ def option(
     choices: tuple[str, ...] | None = None,
     reference: str | None = None,
     rare: bool = False,
+    used_by: str = "honoured",
 ) -> Any:
     """A key of an options dataclass.
 
     `reference="source"` marks indices of layers whose output is read, `reference="weights"` of layers whose weights are
-    shared; both are relative (or absolute) in text and absolute in a Graph. `rare` keys are written only when set.
+    shared; both are relative (or absolute) in text and absolute in a Graph. `rare` keys are written only when set;
+    `used_by` is what the linter says of a key that not every command honours.
     """
-    metadata = {"minimum": minimum, "choices": choices, "reference": reference, "rare": rare}
+    metadata = {"minimum": minimum, "choices": choices, "reference": reference, "rare": rare, "used_by": used_by}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -148,30 +157,33 @@ def typed(section: Section, options_type: type[O]) -> tuple[O, tuple[tuple[str, 
 
     As in Darknet, the first of a repeated key counts. Raises CfgError for an unknown or refused key or a bad value.
     """
-    hints = typing.get_type_hints(options_type)
-    fields = keys_of(options_type)
     values: dict[str, Any] = {}
-    inert: dict[str, str] = {}
+    kept: dict[str, str] = {}
     for entry in section.entries:
-        if entry.key in fields:
-            field = fields[entry.key]
-            if field.name not in values:
-                values[field.name] = _convert(section, entry, hints[field.name], field.metadata)
-        elif entry.key in options_type.INERT:
-            inert.setdefault(entry.key, entry.value)
-        elif entry.key in options_type.REFUSED:
-            if entry.value not in {"0", "0.0"}:
-                reason = options_type.REFUSED[entry.key]
-                raise CfgError(f"{section.path}:{entry.line}: {entry.key}={entry.value} is not supported: {reason}")
-            inert.setdefault(entry.key, entry.value)
+        honoured = read_entry(section, entry, options_type)
+        if honoured is None:
+            kept.setdefault(entry.key, entry.value)
         else:
-            raise CfgError(f"{section.path}:{entry.line}: {unknown_key(section.kind, entry.key, options_type)}")
+            values.setdefault(*honoured)
     options = options_type(**values)
     try:
         options.validate()
     except CfgError as error:
         raise CfgError(f"{section.where()}: [{section.kind}] {error}") from None
-    return options, tuple(inert.items())
+    return options, tuple(kept.items())
+
+
+def read_entry(section: Section, entry: Entry, options_type: type[Options]) -> tuple[str, Any] | None:
+    """One line as (field name, value), or None for an inert key. Raises CfgError with file and line."""
+    where = f"{section.path}:{entry.line}"
+    field = keys_of(options_type).get(entry.key)
+    if field is not None:
+        return field.name, _convert(entry, typing.get_type_hints(options_type)[field.name], field.metadata, where)
+    if entry.key in options_type.REFUSED and entry.value not in {"0", "0.0"}:
+        raise CfgError(f"{where}: {entry.key}={entry.value} is not supported: {options_type.REFUSED[entry.key]}")
+    if entry.key in options_type.INERT or entry.key in options_type.REFUSED:
+        return None
+    raise CfgError(f"{where}: {unknown_key(section.kind, entry.key, options_type)}")
 
 
 def keys_of(options_type: type[Options]) -> dict[str, dataclasses.Field[Any]]:
@@ -183,12 +195,13 @@ def unknown_key(kind: str, key: str, options_type: type[Options]) -> str:
     """The words for a key that nobody knows, with the nearest known one."""
     honoured = list(keys_of(options_type))
     near = difflib.get_close_matches(key, [*honoured, *options_type.INERT, *options_type.REFUSED], n=1)
-    return f"unknown key {key!r} in [{kind}]" + (f", did you mean {near[0]!r}?" if near else f", expected {' '.join(honoured) or 'no keys'}")
+    hint = f"did you mean {near[0]!r}?" if near else f"expected {' '.join(honoured) or 'no keys'}"
+    return f"unknown key {key!r} in [{kind}], {hint}"
 
 
-def _convert(section: Section, entry: Entry, annotation: Any, metadata: typing.Mapping[str, Any]) -> Any:
+def _convert(entry: Entry, annotation: Any, metadata: typing.Mapping[str, Any], where: str) -> Any:
     """One value as its annotated type; range and choices checked."""
-    where = f"{section.path}:{entry.line}: {entry.key}={entry.value}"
+    where = f"{where}: {entry.key}={entry.value}"
     if isinstance(annotation, types.UnionType):  # `int | None`: None is only the default
         annotation = next(arg for arg in annotation.__args__ if arg is not type(None))
     try:
@@ -214,7 +227,7 @@ def _words(annotation: Any) -> str:
     return {int: "a whole number", float: "a number", bool: "0 or 1"}.get(annotation, "text")
 
 
-def format_section(kind: str, options: Options, inert: typing.Iterable[tuple[str, str]]) -> str:
+def format_section(kind: str, options: Options, kept: typing.Iterable[tuple[str, str]]) -> str:
     """A section as text that `parse_cfg` and `typed` read back to equal options."""
     lines = [f"[{kind}]"]
     for key, field in keys_of(type(options)).items():
@@ -222,7 +235,7 @@ def format_section(kind: str, options: Options, inert: typing.Iterable[tuple[str
         if value is None or (field.metadata.get("rare") and value == field.default):
             continue
         lines.append(f"{key}={_text(value)}")
-    lines += [f"{key}={value}" for key, value in inert]
+    lines += [f"{key}={value}" for key, value in kept]
     return "\n".join(lines) + "\n"
 
 

@@ -9,9 +9,8 @@ from torch import nn
 
 from utils.errors import CfgError, InputError
 from utils.log import counted
-from utils.network.cfg import NetOptions, Options, Section, keys_of, read_cfg, typed
-from utils.network.graph import Graph, build_graph, build_node
-from utils.network.registry import KINDS
+from utils.network.cfg import NetOptions, Options, Section, keys_of, read_cfg, read_entry, typed
+from utils.network.graph import Graph, build_graph, build_node, kind_of
 
 
 @dataclass
@@ -59,11 +58,13 @@ def check_cfg(path: str | Path, build: Callable[[Graph], nn.Module]) -> Report:
 
 def _check_section(section: Section, index: int, report: Report) -> None:
     """Keys, values and references of one section; layer `index` (-1 for [net])."""
-    if index >= 0 and section.kind not in KINDS:
-        report.problem(f"{section.where()}: unknown section [{section.kind}], expected one of: {' '.join(sorted(KINDS))}")
+    try:
+        options_type = NetOptions if index < 0 else kind_of(section).options
+    except CfgError as error:
+        report.problem(str(error))
         return
-    options_type: type[Options] = NetOptions if index < 0 else KINDS[section.kind].options
     seen: set[str] = set()
+    sound = True
     for entry in section.entries:
         if entry.key in seen:
             first = next(other for other in section.entries if other.key == entry.key)
@@ -71,13 +72,12 @@ def _check_section(section: Section, index: int, report: Report) -> None:
             continue
         seen.add(entry.key)
         report.count(section.kind, entry.key, _status(options_type, entry.key))
-        single = Section(section.kind, section.line, (entry,), section.path)
-        try:  # each key alone, so that one bad key does not hide the next
-            typed(single, options_type)
+        try:
+            read_entry(section, entry, options_type)
         except CfgError as error:
-            if f":{entry.line}: " in str(error) and not str(error).startswith(f"{section.where()}: ["):
-                report.problem(str(error))
-    if not any(problem.startswith(f"{section.path}:{entry.line}:") for entry in section.entries for problem in report.problems):
+            report.problem(str(error))
+            sound = False
+    if sound:
         try:
             typed(section, options_type) if index < 0 else build_node(index, section)
         except CfgError as error:
@@ -86,17 +86,14 @@ def _check_section(section: Section, index: int, report: Report) -> None:
 
 def _status(options_type: type[Options], key: str) -> str:
     if key in keys_of(options_type):
-        return "honoured" if (options_type.__name__, key) != ("DropoutOptions", "probability") else _DROPOUT
+        return keys_of(options_type)[key].metadata.get("used_by", "honoured")
     if key in options_type.INERT:
         return f"inert: {options_type.INERT[key]}"
     return "refused unless 0" if key in options_type.REFUSED else "unknown"
 
 
-_DROPOUT = "inert at inference: train.py uses it"
-
-
 def _check_network(graph: Graph, build: Callable[[Graph], nn.Module], report: Report) -> None:
-    """Channels, strides, head filters, and whether the sizes divide: by building the network and running it on nothing."""
+    """Channels, strides, head filters, whether the sizes divide: by building the network and running it on no data."""
     with torch.device("meta"):
         network = build(graph)
         network.eval()
@@ -105,7 +102,9 @@ def _check_network(graph: Graph, build: Callable[[Graph], nn.Module], report: Re
         except InputError as error:
             report.problem(f"{graph.path}: [net] {error}")
         except RuntimeError as error:
-            report.problem(f"{graph.path}: the sizes do not fit together at {graph.net.width}x{graph.net.height}: {error}")
+            report.problem(
+                f"{graph.path}: the sizes do not fit together at {graph.net.width}x{graph.net.height}: {error}"
+            )
 
 
 def verdict(report: Report, path: str) -> str:

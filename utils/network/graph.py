@@ -103,7 +103,7 @@ def build_graph(sections: list[Section]) -> Graph:
 def kind_of(section: Section) -> BlockKind:
     """The registered kind of a section; CfgError that lists what is known."""
     if section.kind not in KINDS:
-        known = " ".join(sorted(KINDS))
+        known = " ".join(sorted({kind.name for kind in KINDS.values()}))
         raise CfgError(f"{section.where()}: unknown section [{section.kind}], expected one of: {known}")
     return KINDS[section.kind]
 

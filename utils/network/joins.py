@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from utils.errors import CfgError
-from utils.network.cfg import Options, option
+from utils.network.cfg import Options, inert, option
 from utils.network.registry import (
     ACTIVATION_NAMES,
     Block,
@@ -23,13 +23,14 @@ from utils.network.registry import (
     stride_words,
 )
 
+
 @dataclass(frozen=True)
 class RouteOptions(Options):
     """[route]: `groups`/`group_id` take the same slice of each listed layer before concatenation."""
 
     INERT: ClassVar[dict[str, str]] = {
         **Options.INERT,
-        **dict.fromkeys("stream wait_stream".split(), "Darknet's GPU handling"),
+        **inert("stream wait_stream", "Darknet's GPU handling"),
     }
     layers: tuple[int, ...] = option((), reference="source")
     groups: int = option(1, minimum=1, rare=True)
@@ -159,8 +160,11 @@ class ScaleChannels(Block):
     def __init__(self, options: ScaleChannelsOptions, in_channels: tuple[int, ...]) -> None:
         super().__init__()
         scale, target = in_channels
-        expect_channels("scale_channels with scale_wh" if options.scale_wh else "scale_channels", scale,
-                        1 if options.scale_wh else target)
+        expect_channels(
+            "scale_channels with scale_wh" if options.scale_wh else "scale_channels",
+            scale,
+            1 if options.scale_wh else target,
+        )
         self.scale_wh = options.scale_wh
         self.out_channels = target
         self.activation = activation(options.activation)
@@ -201,7 +205,7 @@ class Sam(Block):
 
     def __init__(self, options: SamOptions, in_channels: tuple[int, ...]) -> None:
         super().__init__()
-        expect_channels("sam", in_channels[0], in_channels[1])
+        expect_channels("the layer `from`", in_channels[1], in_channels[0])
         self.out_channels = in_channels[0]
         self.activation = activation(options.activation)
 

@@ -144,7 +144,7 @@ def activation(name: str, inplace: bool = False) -> nn.Module | None:
         return None
     module = maker()
     if inplace and hasattr(module, "inplace"):
-        module.inplace = True
+        module.inplace = True  # type: ignore[assignment]
     return module
 
 

@@ -149,7 +149,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
 
 
 def load_tensors(model: nn.Module, tensors: dict[str, Tensor], path: str | Path, skip: Iterable[str] = ()) -> int:
-    """Copy tensors by name into the model; returns how many. All must be there and fit, but those under `skip` prefixes.
+    """Copy tensors by name into the model; returns how many. All must be there and fit, save under `skip` prefixes.
 
     Raises WeightsError that names the first difference; nothing is changed then.
     """

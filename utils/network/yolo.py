@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from utils.errors import CfgError
-from utils.network.cfg import DARKNET_ONLY, Options, option
+from utils.network.cfg import DARKNET_ONLY, Options, inert, option
 from utils.network.decode import cell_grid, decode_boxes, decode_scores
-from utils.network.registry import Block, block, expect_channels
+from utils.network.registry import Block, Stride, block, expect_channels
 
 
 @dataclass(frozen=True)
@@ -18,14 +18,14 @@ class YoloOptions(Options):
 
     INERT: ClassVar[dict[str, str]] = {
         **Options.INERT,
-        **dict.fromkeys(
+        **inert(
             """jitter resize ignore_thresh truth_thresh iou_thresh random max cls_normalizer iou_normalizer
             obj_normalizer delta_normalizer iou_loss iou_thresh_kind label_smooth_eps objectness_smooth max_delta
             focal_loss counters_per_class map show_details embedding_layer track_history_size sim_thresh
-            dets_for_track dets_for_show track_ciou_norm""".split(),
+            dets_for_track dets_for_show track_ciou_norm""",
             DARKNET_ONLY,
         ),
-        **dict.fromkeys(("nms_kind", "beta_nms"), "Darknet's own NMS; here --iou rules"),
+        **inert("nms_kind beta_nms", "Darknet's own NMS; here --iou rules"),
     }
     mask: tuple[int, ...] | None = option(None)
     anchors: tuple[float, ...] = option(())
@@ -82,6 +82,12 @@ class YOLOLayer(Block):
         batch, _, height, width = inputs[0].shape
         raw = inputs[0].view(batch, self.num_anchors, 5 + self.num_classes, height, width)
         return raw.permute(0, 1, 3, 4, 2)  # (B, A, H, W, 5+C)
+
+    def out_stride(self, strides: tuple[Stride, ...]) -> Stride:
+        """That of the layer before, which must be a map."""
+        if strides[0] is None:
+            raise CfgError("expected a map before the head, got a single cell (after [avgpool])")
+        return strides[0]
 
     def decode(self, raw: Tensor, image_size: tuple[int, int]) -> Tensor:
         """Raw (B, A, H, W, 5+C) -> (B, A*H*W, 5+C): cx, cy, w, h in pixels of the input, objectness, classes.

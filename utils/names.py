@@ -14,7 +14,7 @@ def read_names(path: str | Path) -> tuple[str, ...]:
     file = find_file(path, "data", DataError)
     names = tuple(line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip())
     if not names:
-        raise DataError(f"{file}: holds no class names, expected one a line")
+        raise DataError(f"{file}: expected class names, one a line, got none")
     return names
 
 

@@ -1,0 +1,139 @@
+"""utils/data/labels.py: every kind of bad line is left out, named, and nothing else is."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from utils.data.labels import Problem, label_path, load_samples, mirrored_label_path, read_labels, report
+from utils.errors import DataError
+
+
+def write_image(path: Path, size: tuple[int, int] = (8, 6)) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size).save(path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("image", "labels"),
+    [
+        ("images/1.jpg", "labels/1.txt"),
+        ("/a/images/train/1.jpg", "/a/labels/train/1.txt"),
+        ("/images/b/images/1.2.png", "/images/b/labels/1.2.txt"),
+        ("/a/my_images/1.jpg", None),
+        ("/a/images", None),
+    ],
+)
+def test_mirrored_label_path(image: str, labels: str | None) -> None:
+    assert mirrored_label_path(Path(image)) == (None if labels is None else Path(labels))
+
+
+def test_label_path_falls_back_to_beside_the_image(tmp_path: Path) -> None:
+    image = tmp_path / "images" / "1.jpg"
+    assert label_path(image) == tmp_path / "images" / "1.txt"
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "1.txt").touch()
+    assert label_path(image) == tmp_path / "labels" / "1.txt"
+
+
+def test_good_labels(tmp_path: Path) -> None:
+    path = tmp_path / "1.txt"
+    path.write_text("\ufeff0 0.5 0.5 1 1\n\n2 0.25 .75 1e-1 0.5\r\n", encoding="utf-8")
+    labels, problems = read_labels(path, 3)
+    assert problems == []
+    assert labels.dtype == np.float32
+    np.testing.assert_array_equal(labels, np.array([[0, 0.5, 0.5, 1, 1], [2, 0.25, 0.75, 0.1, 0.5]], np.float32))
+
+
+@pytest.mark.parametrize(
+    ("line", "kind"),
+    [
+        ("3 .5 .5 .1 .1", "class out of range"),
+        ("-1 .5 .5 .1 .1", "class out of range"),
+        ("0.5 .5 .5 .1 .1", "class is not an integer"),
+        ("0 1.2 .5 .1 .1", "coordinates outside 0..1"),
+        ("0 .5 -.1 .1 .1", "coordinates outside 0..1"),
+        ("0 .5 .5 .1 320", "coordinates outside 0..1"),
+        ("0 .5 .5 .1", "wrong number of columns"),
+        ("0 .1 .1 .2 .1 .2 .2 .1 .2", "wrong number of columns"),
+        ("cat .5 .5 .1 .1", "not a number"),
+        ("0 nan .5 .1 .1", "not a number"),
+        ("inf .5 .5 .1 .1", "not a number"),
+        ("0 .5 .5 0 .1", "box of zero size"),
+        ("1 .5 .5 .25 .25", "duplicate box"),
+    ],
+)
+def test_bad_line_is_left_out_and_named(tmp_path: Path, line: str, kind: str) -> None:
+    path = tmp_path / "1.txt"
+    path.write_text(f"1 .5 .5 .25 .25\n{line}\n2 .5 .5 .5 .5\n")
+    labels, problems = read_labels(path, 3)
+    assert labels[:, 0].tolist() == [1, 2]
+    assert [(problem.path, problem.line, problem.kind) for problem in problems] == [(path, 2, kind)]
+    assert str(problems[0]).startswith(f"{path}:2: {kind}: ")
+
+
+def test_missing_or_empty_file_is_a_background(tmp_path: Path) -> None:
+    (tmp_path / "empty.txt").touch()
+    for name in ("empty.txt", "missing.txt"):
+        labels, problems = read_labels(tmp_path / name, 1)
+        assert labels.shape == (0, 5) and labels.dtype == np.float32 and problems == []
+
+
+def test_binary_label_file_is_a_problem(tmp_path: Path) -> None:
+    (tmp_path / "1.txt").write_bytes(b"\xff\xfe\x00\x80" * 9)
+    labels, problems = read_labels(tmp_path / "1.txt", 1)
+    assert len(labels) == 0 and problems[0].kind == "unreadable label file"
+
+
+@given(content=st.text(max_size=60))
+def test_no_content_breaks_the_reader(tmp_path_factory: pytest.TempPathFactory, content: str) -> None:
+    path = tmp_path_factory.mktemp("labels") / "1.txt"
+    path.write_text(content, encoding="utf-8", errors="replace", newline="")
+    labels, problems = read_labels(path, 2)
+    lines = [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    assert len(labels) + len(problems) == len(lines)
+    assert np.isfinite(labels).all()
+
+
+def test_load_samples_keeps_order_and_skips_bad_images(tmp_path: Path) -> None:
+    images = [write_image(tmp_path / "images" / f"{i}.png") for i in range(20)]
+    (tmp_path / "labels").mkdir()
+    for i in range(0, 20, 2):
+        (tmp_path / "labels" / f"{i}.txt").write_text(f"0 .5 .5 .1 .{i + 1:02}\n7 .5 .5 .1 .1\n")
+    images[3].write_bytes(b"junk")
+    images[5].unlink()
+    samples, problems = load_samples(images, 1, "train")
+    assert [sample.image for sample in samples] == [image for i, image in enumerate(images) if i not in (3, 5)]
+    assert [len(sample.labels) for sample in samples[:4]] == [1, 0, 1, 1]
+    kinds = [problem.kind for problem in problems]
+    assert kinds.count("unreadable image") == 2 and kinds.count("class out of range") == 10 and len(kinds) == 12
+    assert str(images[5]) in str(problems[4]) and "no such file" in str(problems[4])
+
+
+def test_load_samples_without_one_readable_image(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"none of the 2 images can be read.*a\.jpg"):
+        load_samples([tmp_path / "a.jpg", tmp_path / "b.jpg"], 1, "train")
+
+
+def test_no_label_file_at_all_is_a_problem(tmp_path: Path) -> None:
+    image = write_image(tmp_path / "images" / "1.png")
+    samples, problems = load_samples([image], 1, "train")
+    assert len(samples) == 1 and len(problems) == 1
+    assert str(tmp_path / "labels" / "1.txt") in str(problems[0]) and str(image.with_suffix(".txt")) in str(problems[0])
+    (tmp_path / "images" / "1.txt").touch()
+    assert load_samples([image], 1, "train")[1] == []
+
+
+def test_report(capsys: pytest.CaptureFixture[str]) -> None:
+    problems = [Problem(Path(f"{i}.txt"), i, f"{'odd' if i % 2 else 'even'}: got {i}") for i in range(1, 13)]
+    report(problems, limit=3)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[:3] == ["1.txt:1: odd: got 1", "2.txt:2: even: got 2", "3.txt:3: odd: got 3"]
+    assert lines[3].startswith("... and 9 more; `python -m utils.data.check DATA`")
+    assert lines[4:] == ["12 problems in the data: odd (6), even (6)"]
+    report([])
+    assert capsys.readouterr().err == ""

@@ -1,0 +1,118 @@
+"""Sections to one graph with absolute indices, and back to text."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from models import Darknet
+from tests.conftest import PROJECT
+from utils.errors import CfgError
+from utils.network.expand import expand
+from utils.network.graph import IMAGE, fit_heads, load_graph, num_classes_of, parse_graph
+
+CFGS = sorted(path.name for path in (PROJECT / "cfg").glob("*.cfg"))
+TEXT = """[net]
+[convolutional]
+filters=4
+[convolutional]
+filters=4
+[shortcut]
+from=-2
+[route]
+layers=-1,0
+[scale_channels]
+from=2
+"""
+
+
+def test_sources_are_absolute() -> None:
+    graph = parse_graph(TEXT)
+    assert [node.sources for node in graph.nodes] == [(IMAGE,), (0,), (1, 0), (2, 0), (3, 2)]
+    assert graph.consumers(IMAGE) == [0]
+    assert graph.consumers(0) == [1, 2, 3]
+    assert [graph.last_use(index) for index in range(5)] == [3, 2, 4, 4, 4]
+
+
+def test_with_options_leaves_the_original() -> None:
+    graph = parse_graph(TEXT)
+    changed = graph.with_options({0: {"filters": 16}})
+    assert (graph.nodes[0].options.filters, changed.nodes[0].options.filters) == (4, 16)
+    assert changed.nodes[1:] == graph.nodes[1:] and changed != graph
+
+
+@pytest.mark.parametrize("name", CFGS)
+def test_shipped_cfgs_round_trip(name: str) -> None:
+    graph = load_graph(name)
+    again = parse_graph(graph.to_cfg("a comment\nof two lines"))
+    assert again == graph
+    assert parse_graph(expand(graph).to_cfg()) == expand(graph)
+
+
+def test_expansion_keeps_references_across_ghost_blocks() -> None:
+    graph = load_graph("ghost-yolov3-tiny.cfg")
+    expanded = expand(graph)
+    assert all(node.kind != "ghost" for node in expanded.nodes)
+    assert len(expanded.nodes) == len(graph.nodes) + 2 * sum(node.kind == "ghost" for node in graph.nodes)
+    route = next(node for node in expanded.nodes if node.kind == "route" and node.options.group_id == 1)
+    source = expanded.nodes[route.sources[0]]
+    assert (source.kind, source.sources) == ("route", (source.index - 2, source.index - 1))  # primary, then ghosts
+
+
+@st.composite
+def random_cfg(draw: st.DrawFn) -> str:
+    """A cfg of random sections, every reference to some earlier layer, relative or absolute."""
+    sections = ["[net]\nwidth=64\nheight=32\nlearning_rate=.1"]
+    count = draw(st.integers(1, 12))
+    for index in range(count):
+        kinds = ["convolutional", "ghost", "maxpool", "upsample", "dropout", "activation", "batchnorm", "reorg3d"]
+        kind = draw(st.sampled_from([*kinds, "route", "shortcut", "sam"] if index else kinds))
+        lines = [f"[{kind}]"]
+
+        def reference(index: int = index) -> str:
+            target = draw(st.integers(0, index - 1))
+            return str(target - index if draw(st.booleans()) else target)
+
+        if kind == "convolutional":
+            lines += [f"filters={draw(st.integers(1, 64))}", f"size={draw(st.sampled_from([1, 3, 5]))}", "pad=1"]
+            lines += draw(st.sampled_from([[], ["stride_x=2", "stride_y=1"], ["dilation=2"], ["batch_normalize=1"]]))
+        elif kind == "ghost":
+            lines += [
+                f"filters={6 * draw(st.integers(1, 8))}",
+                f"ratio={draw(st.sampled_from([2, 3]))}",
+                "cheap_size=5",
+            ]
+        elif kind == "maxpool":
+            lines += [f"size={draw(st.integers(2, 5))}", f"stride={draw(st.integers(1, 2))}"]
+        elif kind == "dropout":
+            lines += [f"probability={draw(st.floats(0, 0.99))}"]
+        elif kind == "route":
+            layers = ",".join(reference() for _ in range(draw(st.integers(1, 3))))
+            lines += [f"layers={layers}", *draw(st.sampled_from([[], ["groups=2", "group_id=1"]]))]
+        elif kind == "shortcut":
+            lines += [f"from={reference()},{reference()}", "activation=leaky"]
+            lines += draw(st.sampled_from([[], ["weights_type=per_channel", "weights_normalization=softmax"]]))
+        elif kind == "sam":
+            lines += [f"from={reference()}"]
+        sections.append("\n".join(lines))
+    return "\n\n".join(sections) + "\n"
+
+
+@settings(max_examples=200, deadline=None)
+@given(random_cfg())
+def test_any_graph_round_trips(text: str) -> None:
+    graph = parse_graph(text)
+    assert parse_graph(graph.to_cfg()) == graph
+    assert all(-1 <= source < node.index for node in graph.nodes for source in node.sources)
+
+
+def test_fit_heads_rewrites_classes_and_filters() -> None:
+    fitted = fit_heads(load_graph("yolov3-tiny.cfg"), 3)
+    assert num_classes_of(fitted) == 3
+    assert [fitted.nodes[head.sources[0]].options.filters for head in fitted.heads()] == [24, 24]
+    assert Darknet(fitted).num_classes == 3
+
+
+def test_heads_that_cannot_be_fitted_say_so() -> None:
+    text = "[net]\n[convolutional]\nfilters=18\n[activation]\n[yolo]\nanchors=1,1,2,2,3,3\nclasses=1\n"
+    with pytest.raises(CfgError, match=r"cfg:5: \[yolo\]: cannot be fitted to 2 classes"):
+        fit_heads(parse_graph(text), 2)

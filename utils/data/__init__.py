@@ -1,0 +1,1 @@
+"""Data: what reaches the network, and in what units."""

@@ -1,0 +1,241 @@
+"""What a data set is: its classes and its images, from a Darknet `.data` or an Ultralytics-style `.yaml` file.
+
+The two formats meet in `DataSpec`; nothing after this file knows which one it was. `data/README.md` shows both.
+"""
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from utils.data import shapes
+from utils.data.images import IMAGE_SUFFIXES
+from utils.errors import DataError
+from utils.files import find_file
+from utils.names import read_names
+
+USED_KEYS = ("classes", "train", "valid", "names", "generator")
+DARKNET_KEYS = ("backup", "difficult", "eval", "labels", "map", "results", "top", "tree")  # known, without effect here
+YAML_KEYS = ("path", "train", "val", "valid", "names", "nc")
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """A data set: class names and image files. `train` or `valid` may be empty."""
+
+    path: Path
+    names: tuple[str, ...]
+    train: tuple[Path, ...]
+    valid: tuple[Path, ...]
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes there are."""
+        return len(self.names)
+
+
+def load_data(path: str | Path) -> DataSpec:
+    """Read a `.data`, `.yaml` or `.yml` file, given by path or by its bare name in the project's `data/` folder.
+
+    Raises `DataError` (file, line where there is one, expected, got) for a missing file or key, an unknown key,
+    class counts that contradict one another, and an image list or folder that names no image.
+    """
+    path = find_file(path, "data", DataError).absolute()
+    spec = _load_yaml(path) if path.suffix.lower() in {".yaml", ".yml"} else _load_darknet(path)
+    if not spec.train and not spec.valid:
+        raise DataError(f"{path}: expected train or valid (an image list or folder), got neither")
+    return spec
+
+
+# --- Darknet .data ---------------------------------------------------------------------------------------------------
+
+
+def _load_darknet(path: Path) -> DataSpec:
+    options = _read_options(path)
+    roots = [path.parent, Path.cwd()]
+
+    def where(key: str) -> str:
+        return f"{path}:{options[key][1]}: {key}"
+
+    def images(key: str) -> tuple[Path, ...]:
+        if key not in options:
+            return ()
+        values = [value.strip() for value in options[key][0].split(",") if value.strip()]
+        return _find_images(values, roots, where(key))
+
+    if "generator" in options:
+        _draw_shapes(options, path)
+    names = count = None
+    if "names" in options:
+        names = read_names(_locate(options["names"][0], roots, where("names")))
+    if "classes" in options:
+        count = _class_count(options["classes"][0], where("classes"))
+    agreed = _agreed_names(names, count, where("classes") if count else f"{path}: classes")
+    return DataSpec(path, agreed, images("train"), images("valid"))
+
+
+def _read_options(path: Path) -> dict[str, tuple[str, int]]:
+    """The `key=value` lines of a .data file: key -> (value, line number)."""
+    options: dict[str, tuple[str, int]] = {}
+    for number, line in enumerate(_read_text(path).splitlines(), start=1):
+        line = line.strip()
+        if not line or line[0] in "#;":
+            continue
+        key, equals, value = (part.strip() for part in line.partition("="))
+        if not equals or not value:
+            raise DataError(f"{path}:{number}: expected key=value, got {line!r}")
+        if key not in USED_KEYS + DARKNET_KEYS:
+            raise DataError(f"{path}:{number}: unknown key {key!r}; known are {', '.join(USED_KEYS + DARKNET_KEYS)}")
+        if key in options:
+            raise DataError(f"{path}:{number}: {key} was already given in line {options[key][1]}")
+        options[key] = (value, number)
+    return options
+
+
+def _draw_shapes(options: dict[str, tuple[str, int]], path: Path) -> None:
+    """`generator=shapes`: draw the images, unless they are there, into the folder that train and valid name."""
+    value, number = options["generator"]
+    if value != "shapes":
+        raise DataError(f"{path}:{number}: generator: expected shapes, got {value!r}")
+    train, valid = (Path(options[key][0]) if key in options else Path() for key in ("train", "valid"))
+    folder = train.parent.parent
+    if (train, valid) != (folder / "images" / "train", folder / "images" / "valid") or not folder.name:
+        raise DataError(
+            f"{path}:{number}: generator=shapes draws into FOLDER/images/train and FOLDER/images/valid; "
+            f"expected these as train and valid, got {str(train)!r} and {str(valid)!r}"
+        )
+    shapes.generate(path.parent / folder)
+
+
+# --- Ultralytics-style .yaml -----------------------------------------------------------------------------------------
+
+
+def _load_yaml(path: Path) -> DataSpec:
+    options = _read_yaml(path)
+    root = path.parent
+    if options.get("path") is not None:
+        root = _locate(str(options["path"]), [path.parent, Path.cwd()], f"{path}: path")
+    roots = [root, path.parent, Path.cwd(), root / "train"]  # the last for Roboflow, which writes ../train/images
+
+    def images(key: str) -> tuple[Path, ...]:
+        value = options.get(key)
+        if value is None:
+            return ()
+        values = value if isinstance(value, list) else [value]
+        if not all(isinstance(item, str) for item in values):
+            raise DataError(f"{path}: {key}: expected a path or a list of paths, got {value!r}")
+        return _find_images(values, roots, f"{path}: {key}")
+
+    count = None
+    if options.get("nc") is not None:
+        count = _class_count(str(options["nc"]), f"{path}: nc")
+    names = _agreed_names(_yaml_names(options.get("names"), path), count, f"{path}: nc")
+    return DataSpec(path, names, images("train"), images("val") or images("valid"))
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        options = yaml.safe_load(_read_text(path))
+    except yaml.MarkedYAMLError as error:
+        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise DataError(f"{path}{line}: not valid YAML: {error.problem}") from None
+    except yaml.YAMLError as error:
+        raise DataError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(options, dict):
+        raise DataError(f"{path}: expected keys such as train, val and names, got {type(options).__name__}")
+    for key in options:
+        # Such files carry keys for other programs; one that is nearly ours is a slip of the pen.
+        close = difflib.get_close_matches(str(key), YAML_KEYS, n=1, cutoff=0.75)
+        if key not in YAML_KEYS and close:
+            raise DataError(f"{path}: unknown key {key!r}; did you mean {close[0]!r}?")
+    return options
+
+
+def _yaml_names(names: Any, path: Path) -> list[str] | None:
+    if names is None:
+        return None
+    if isinstance(names, list) and names:
+        return [str(name) for name in names]
+    if isinstance(names, dict) and names:
+        if sorted(names, key=str) != sorted(range(len(names)), key=str):
+            raise DataError(f"{path}: names: expected the keys 0..{len(names) - 1}, got {', '.join(map(str, names))}")
+        return [str(names[i]) for i in range(len(names))]
+    raise DataError(f"{path}: names: expected a list or a mapping from 0, 1 ... to a name, got {names!r}")
+
+
+# --- Common to both --------------------------------------------------------------------------------------------------
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise DataError(f"{path}: expected a text file in UTF-8") from None
+
+
+def _class_count(value: str, where: str) -> int:
+    if not value.isdecimal() or int(value) == 0:
+        raise DataError(f"{where}: expected a positive integer, got {value}")
+    return int(value)
+
+
+def _agreed_names(names: Sequence[str] | None, count: int | None, where: str) -> tuple[str, ...]:
+    if names is None:
+        if count is None:
+            raise DataError(f"{where}: missing; expected the number of classes, or names")
+        return tuple(f"class_{i}" for i in range(count))
+    if count is not None and count != len(names):
+        raise DataError(f"{where}: expected the number of names, {len(names)}, got {count}")
+    return tuple(names)
+
+
+def _locate(value: str, roots: Sequence[Path], where: str) -> Path:
+    """The file or folder `value`, relative to the first of `roots` that has it."""
+    candidates = [root / Path(value).expanduser() for root in dict.fromkeys(roots)]
+    for candidate in candidates:
+        if candidate.exists():
+            return candidate
+    looked = ", ".join(dict.fromkeys(map(str, candidates)))
+    raise DataError(f"{where}={value}: no such file or folder (looked at {looked})")
+
+
+def _find_images(values: Sequence[str], roots: Sequence[Path], where: str) -> tuple[Path, ...]:
+    """The images that list files and folders name, in their order; a folder's sorted, its subfolders included."""
+    images: list[Path] = []
+    for value in values:
+        place = _locate(value, roots, where)
+        found = _folder_images(place) if place.is_dir() else _listed_images(place, roots)
+        if not found:
+            kind = "folder holds" if place.is_dir() else "list names"
+            raise DataError(f"{where}: expected images, but this {kind} none: {place}")
+        images += found
+    return tuple(images)
+
+
+def _folder_images(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+
+
+def _listed_images(path: Path, roots: Sequence[Path]) -> list[Path]:
+    """The images of a list file, one path a line, each relative to the list's folder or to the first root that has it.
+
+    An entry that is found nowhere stays in the list, to be reported with the other unreadable images; a list of which
+    nothing is found raises `DataError`.
+    """
+    entries = [line.strip() for line in _read_text(path).splitlines() if line.strip()]
+    folders = list(dict.fromkeys([path.parent, *roots]))
+    images, missing = [], 0
+    for entry in entries:
+        candidates = (folder / entry for folder in folders)
+        image = next((candidate for candidate in candidates if candidate.exists()), None)
+        missing += image is None
+        images.append(image or folders[0] / entry)
+    if entries and missing == len(entries):
+        looked = ", ".join(str(folder / entries[0]) for folder in folders)
+        raise DataError(
+            f"{path}:1: expected image paths, but none of the {missing} exist; the first was looked for at {looked}"
+        )
+    return images

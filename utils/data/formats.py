@@ -1,0 +1,211 @@
+"""`python -m utils.data.formats voc SRC DST` or `... coco ANNOTATIONS IMAGES DST`: make a ready data set in DST.
+
+DST gets images/<split>/, labels/<split>/, train.txt, valid.txt and, named after DST, a .names and a .data file;
+problems.txt names what was left out, if anything. It is built beside its place and renamed when complete; nothing
+that exists is overwritten.
+"""
+
+import shutil
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from utils.data.annotations import Annotations, Picture
+from utils.data.coco import read_coco
+from utils.data.datafile import read_names
+from utils.data.labels import mirrored_label_path, report
+from utils.data.voc import read_voc
+from utils.errors import DataError
+from utils.files import whole_folder
+from utils.log import counted, progress, say
+from utils.options import run_command
+
+
+@dataclass(frozen=True)
+class VocOptions:
+    """Convert a Pascal VOC folder (Annotations, ImageSets/Main, JPEGImages)."""
+
+    source: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="SRC")]
+    """The VOC folder."""
+    destination: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DST")]
+    """The folder to make."""
+    train: str = "trainval"
+    """The list in ImageSets/Main to train on."""
+    valid: str = "test"
+    """The list in ImageSets/Main to validate on."""
+    names: Path | None = None
+    """A file of class names, one a line, that fixes their order; else sorted by name."""
+    copy: bool = False
+    """Copy the images instead of linking to them."""
+
+
+@dataclass(frozen=True)
+class CocoOptions:
+    """Convert a COCO instances file."""
+
+    annotations: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="ANNOTATIONS.json")]
+    """The JSON file with the training images' boxes."""
+    images: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="IMAGES")]
+    """The folder of the images."""
+    destination: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DST")]
+    """The folder to make."""
+    valid_annotations: Path | None = None
+    """The JSON file with the validation images' boxes; without it, validation is on the training images."""
+    valid_images: Path | None = None
+    """The folder of the validation images, if another."""
+    names: Path | None = None
+    """A file of class names, one a line, that fixes their order; else in the order of the category ids."""
+    copy: bool = False
+    """Copy the images instead of linking to them."""
+
+
+Options = Annotated[VocOptions, tyro.conf.subcommand("voc")] | Annotated[CocoOptions, tyro.conf.subcommand("coco")]
+
+
+@dataclass(frozen=True)
+class Written:
+    """What `write_dataset` made: the .data file, and how many images were linked and copied."""
+
+    data: Path
+    linked: int
+    copied: int
+
+
+def convert_voc(options: VocOptions) -> None:
+    """Run `voc`. Raises `DataError` for a source it cannot use or a destination that is not empty."""
+    _check_empty(options.destination)
+    splits = {"train": read_voc(options.source, options.train), "valid": read_voc(options.source, options.valid)}
+    found = {box.name for split in splits.values() for picture in split.pictures for box in picture.boxes}
+    names = _chosen_names(options.names, tuple(sorted(found)), found)
+    _finish(options.destination, splits, names, options.copy)
+
+
+def convert_coco(options: CocoOptions) -> None:
+    """Run `coco`. Raises `DataError` for a source it cannot use or a destination that is not empty."""
+    _check_empty(options.destination)
+    if options.valid_images is not None and options.valid_annotations is None:
+        raise DataError("--valid-images: expected --valid-annotations with it")
+    train, names = read_coco(options.annotations, options.images)
+    splits = {"train": train}
+    if options.valid_annotations is not None:
+        splits["valid"], valid_names = read_coco(options.valid_annotations, options.valid_images or options.images)
+        if valid_names != names:
+            raise DataError(
+                f"{options.valid_annotations}: expected the categories of {options.annotations}, got others"
+            )
+    found = {box.name for split in splits.values() for picture in split.pictures for box in picture.boxes}
+    _finish(options.destination, splits, _chosen_names(options.names, names, found), options.copy)
+
+
+def write_dataset(folder: Path, splits: dict[str, Annotations], names: tuple[str, ...], copy: bool) -> Written:
+    """Write the data set described at the top of this file; without a split "valid", that list is the training list.
+
+    Raises `DataError` when a split has no images or two images would share a label file, `FileExistsError` when
+    `folder` is there and not empty.
+    """
+    folder = folder.absolute()
+    placed: Counter[str] = Counter()
+    with whole_folder(folder) as partial:
+        for split, annotations in splits.items():
+            if not annotations.pictures:
+                raise DataError(f"{split}: no image left to write; problems: {len(annotations.problems)}")
+            lines = []
+            for picture in progress(annotations.pictures, f"writing {split}", unit="image"):
+                relative = Path("images", split, picture.name)
+                placed[_place(picture.image, partial / relative, copy)] += 1
+                _write_labels(picture, partial / relative, names)
+                lines.append(f"{relative.as_posix()}\n")
+            (partial / f"{split}.txt").write_text("".join(lines), encoding="utf-8")
+        valid = "valid" if "valid" in splits else "train"
+        text = f"classes={len(names)}\ntrain=train.txt\nvalid={valid}.txt\nnames={folder.name}.names\n"
+        (partial / f"{folder.name}.data").write_text(text, encoding="utf-8")
+        (partial / f"{folder.name}.names").write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+        problems = [str(problem) + "\n" for annotations in splits.values() for problem in annotations.problems]
+        if problems:
+            (partial / "problems.txt").write_text("".join(problems), encoding="utf-8")
+    return Written(folder / f"{folder.name}.data", placed["linked"], placed["copied"])
+
+
+def _check_empty(folder: Path) -> None:
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise DataError(f"{folder}: expected a new or empty folder; nothing is overwritten")
+
+
+def _chosen_names(file: Path | None, default: tuple[str, ...], found: set[str]) -> tuple[str, ...]:
+    """The class names: those of `file` where it is given, which must cover all that were found."""
+    names = default if file is None else tuple(read_names(file))
+    unknown = sorted(found - set(names))
+    if unknown:
+        raise DataError(f"{file}: expected a name for every class, but there are boxes of {', '.join(unknown)}")
+    return names
+
+
+def _place(source: Path, target: Path, copy: bool) -> str:
+    """Put an image in its place; says whether it was "linked" or "copied" (also where no links can be made)."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if not copy:
+        try:
+            target.symlink_to(source.resolve())
+        except FileExistsError:
+            raise
+        except OSError:
+            pass
+        else:
+            return "linked"
+    shutil.copyfile(source, target)
+    return "copied"
+
+
+def _write_labels(picture: Picture, image: Path, names: tuple[str, ...]) -> None:
+    """Write the label file of a picture that was put at `image`."""
+    path = mirrored_label_path(image)
+    assert path is not None, "images are put below a folder named images"
+    if path.exists():
+        raise DataError(f"{picture.image}: another image has the same name but for its suffix, and so the same labels")
+    lines = []
+    for box in picture.boxes:
+        cx, cy = (box.left + box.right) / 2 / picture.width, (box.top + box.bottom) / 2 / picture.height
+        width, height = (box.right - box.left) / picture.width, (box.bottom - box.top) / picture.height
+        lines.append(f"{names.index(box.name)} {cx:.8f} {cy:.8f} {width:.8f} {height:.8f}\n")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(lines), encoding="utf-8")
+
+
+def _finish(folder: Path, splits: dict[str, Annotations], names: tuple[str, ...], copy: bool) -> None:
+    """Write the data set and say what happened."""
+    written = write_dataset(folder, splits, names, copy)
+    problems = [problem for annotations in splits.values() for problem in annotations.problems]
+    report(problems, all_in=f"{folder / 'problems.txt'}")
+    for split, annotations in splits.items():
+        backgrounds = sum(not picture.boxes for picture in annotations.pictures)
+        images = counted(len(annotations.pictures), "image")
+        boxes = counted(annotations.num_boxes, "box", "boxes")
+        problem_count = counted(len(annotations.problems), "problem")
+        say(f"{split}: {images} ({backgrounds:,} without boxes), {boxes}, {problem_count}")
+        for what, number in annotations.counts.items():
+            if number:
+                say(f"{split}: {number:,} {what}")
+    if "valid" not in splits:
+        say("valid: the same images as train, so its figures say nothing about new images")
+    say(f"{counted(len(names), 'class', 'classes')}: {', '.join(names)}")
+    say(f"written to {folder}: {written.data.name}, {written.linked:,} images linked, {written.copied:,} copied")
+    say(f"next: python train.py --data {folder / written.data.name}")
+
+
+def main(argv: list[str] | None = None) -> None:
+    """The command line."""
+
+    def convert(options: VocOptions | CocoOptions) -> None:
+        if isinstance(options, VocOptions):
+            convert_voc(options)
+        else:
+            convert_coco(options)
+
+    run_command(convert, Options, "Make a ready data set from Pascal VOC or COCO annotations.", argv)
+
+
+if __name__ == "__main__":
+    main()

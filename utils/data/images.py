@@ -1,0 +1,64 @@
+"""Image files: the pixels as the network takes them, or only the size. Every error names its file."""
+
+import struct
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from utils.errors import DataError
+
+IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+
+EXIF_ORIENTATION = 0x0112  # 5 to 8: the camera was held upright, so width and height change places
+
+# What OpenCV has to say about a file ends up in our own message, with the file's name.
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+
+
+def read_image(path: str | Path) -> np.ndarray:
+    """Decode an image file to (H, W, 3) uint8, BGR, turned upright by its EXIF orientation.
+
+    Raises `DataError` naming the file when it is missing or cannot be decoded.
+    """
+    try:
+        content = np.fromfile(path, np.uint8)  # cv2.imread fails on non-ASCII paths on Windows
+    except OSError as error:
+        raise DataError(f"{path}: {_reason(error)}") from None
+    return decode_image(content, str(path))
+
+
+def decode_image(content: np.ndarray, name: str) -> np.ndarray:
+    """Decode the bytes of an image file, (N,) uint8, as `read_image` does; `name` is for the error message."""
+    if content.size == 0:
+        raise DataError(f"{name}: the file is empty")
+    try:
+        image = cv2.imdecode(content, cv2.IMREAD_COLOR)
+    except cv2.error:  # a size beyond OpenCV's limits
+        image = None
+    if image is None:
+        raise DataError(f"{name}: not an image, or a damaged one")
+    return image
+
+
+def image_size(path: str | Path) -> tuple[int, int]:
+    """(width, height) in pixels, read from the header alone, turned upright as `read_image` does.
+
+    Raises `DataError` naming the file when it is missing or its header is no image's.
+    """
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            # Pillow already turns a TIFF's size.
+            turned = image.format != "TIFF" and image.getexif().get(EXIF_ORIENTATION, 1) >= 5
+    except (OSError, ValueError, SyntaxError, struct.error, Image.DecompressionBombError) as error:
+        raise DataError(f"{path}: {_reason(error)}") from None
+    return (height, width) if turned else (width, height)
+
+
+def _reason(error: Exception) -> str:
+    """Why a file could not be read, without repeating its path."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    return "not an image, or a damaged one"

@@ -1,0 +1,40 @@
+"""Predictions -> detections: threshold, non-maximum suppression. The geometry back to the image is `letterbox`'s."""
+
+import torch
+from torch import Tensor
+from torchvision.ops import batched_nms
+
+from utils.boxes import cxcywh_to_xyxy
+
+MAX_CANDIDATES = 30_000  # the best-scored ones that enter NMS
+
+
+def detections(
+    predictions: Tensor, confidence: float, iou: float, multi_label: bool = False, max_detections: int = 300
+) -> list[Tensor]:
+    """(B, N, 5+C) cx, cy, w, h, objectness, classes -> per image (n, 6): x1, y1, x2, y2, score, class, best first.
+
+    Score is objectness times class probability. `multi_label` counts every (box, class) pair over `confidence`, else
+    each box its best class. Boxes are in the predictions' pixels and not clipped; NMS is per class.
+    """
+    return [
+        _detect(rows[rows[:, 4] > confidence], confidence, iou, multi_label, max_detections)
+        for rows in predictions.float()
+    ]
+
+
+def _detect(rows: Tensor, confidence: float, iou: float, multi_label: bool, limit: int) -> Tensor:
+    scores = rows[:, 4:5] * rows[:, 5:]  # (N, C)
+    if multi_label:
+        box, label = (scores > confidence).nonzero(as_tuple=True)
+        score = scores[box, label]
+    else:
+        score, label = scores.max(dim=1)
+        box = (score > confidence).nonzero(as_tuple=True)[0]
+        score, label = score[box], label[box]
+    if len(score) > MAX_CANDIDATES:
+        score, best = score.topk(MAX_CANDIDATES)
+        box, label = box[best], label[best]
+    boxes = cxcywh_to_xyxy(rows[box, :4])
+    keep = batched_nms(boxes, score, label, iou)[:limit]
+    return torch.cat((boxes[keep], score[keep, None], label[keep, None].to(boxes)), dim=1)
