@@ -4,20 +4,21 @@ PYTHON ?= python3
 BIN = .venv/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check format clean
+.PHONY: demo test lint check format clean
 
 demo: .venv/main.done
-	$(BIN)/python train.py --cfg $(DEMO_CFG) --data shapes.data $(DEMO_OPTIONS) --name demo
-	$(BIN)/python -c "from examples.demo import show; show()"
+	$(BIN)/python -m examples.demo
 
 test: .venv/dev.done
 	$(BIN)/python -m pytest
 
-check: .venv/dev.done
+lint: .venv/dev.done
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+check: lint
 	$(BIN)/python -m pytest -m "not slow"
 
 format: .venv/dev.done

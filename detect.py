@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from models import load_model
@@ -47,11 +48,16 @@ class DetectOptions:
     """Results go to runs/detect/NAME (NAME-2 ... where it exists)."""
 
 
-def detect(options: DetectOptions) -> list[tuple[Path, Result]]:
-    """Detect in every image and video frame, write annotated copies, return (path, Result) in order.
+@dataclass(frozen=True)
+class Detected:
+    """Where the annotated copies are, and (source path, Result) of each picture in order."""
 
-    Raises InputError for bad input.
-    """
+    folder: Path
+    results: list[tuple[Path, Result]]
+
+
+def detect(options: DetectOptions) -> Detected:
+    """Detect in every image and video frame and write annotated copies. Raises InputError for bad input."""
     device = choose_device(options.device)
     check_thresholds(options.conf, options.iou)
     source = open_source(options.source)
@@ -61,6 +67,7 @@ def detect(options: DetectOptions) -> list[tuple[Path, Result]]:
     model.check_size(*size)
     model.to(memory_format=torch.channels_last)
     predictor = Predictor(model, model.names, size, options.conf, options.iou, options.stretch)
+    predictor(np.zeros((size[1], size[0], 3), np.uint8))  # the first run of a network is slow; it is not timed
     folder = new_run_folder("runs/detect", options.name)
     results: list[tuple[Path, Result]] = []
     rows: list[dict[str, Any]] = []
@@ -81,7 +88,7 @@ def detect(options: DetectOptions) -> list[tuple[Path, Result]]:
         f"{counted(boxes, 'box', 'boxes')} in {counted(len(results), 'picture')} "
         f"({'stretch' if options.stretch else 'letterbox'} to {size[0]}x{size[1]}); results in {folder}"
     )
-    return results
+    return Detected(folder, results)
 
 
 def describe(frame: Frame, result: Result) -> dict[str, Any]:

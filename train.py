@@ -49,7 +49,7 @@ class TrainOptions:
     """auto, cpu, cuda or cuda:N."""
     workers: int = 2
     """Processes that load images (0: none but the main one)."""
-    lr: float = 0.01
+    lr: float = 0.005
     """Learning rate after warm-up."""
     seed: int = 0
     """Seed of everything random."""
@@ -121,7 +121,7 @@ def check_options(options: TrainOptions) -> None:
         if value < lowest:
             raise InputError(f"--{name.replace('_', '-')} {value}: expected at least {lowest}")
     if not 0 < options.lr < 10:
-        raise InputError(f"--lr {options.lr}: expected a positive number, such as 0.01")
+        raise InputError(f"--lr {options.lr}: expected a positive number, such as 0.005")
 
 
 def seed_everything(seed: int) -> None:

@@ -313,17 +313,17 @@ def test_contradictions_name_the_line() -> None:
 
 @pytest.mark.parametrize(("scale_x_y", "new_coords"), [(1.0, False), (1.05, False), (2.0, False), (2.0, True)])
 def test_decode_by_darknets_formula(scale_x_y: float, new_coords: bool) -> None:
-    """darknet src/yolo_layer.c, value by value; N runs over anchor, row, column."""
-    text = f"[net]\nwidth=32\nheight=64\n[convolutional]\nfilters=16\nsize=8\nstride=8\nactivation=linear\n[yolo]\nmask=1,2\n"
+    """Darknet src/yolo_layer.c, value by value; N runs over anchor, row, column."""
+    text = "[net]\nwidth=32\nheight=64\n[convolutional]\nfilters=16\nsize=8\nstride=8\nactivation=linear\n"
+    text += "[yolo]\nmask=1,2\n"
     text += f"anchors=1,1,10.5,13,16,30.25\nclasses=3\nscale_x_y={scale_x_y}\nnew_coords={int(new_coords)}\n"
     model = Darknet(parse_graph(text)).eval()
     randomise(model)
     images = torch.rand(2, 3, 64, 32)
     head = model.heads(images)[0].detach().double().numpy()  # (B, 16, 8, 4)
-    if new_coords:
-        head = head  # the layer itself applies no sigmoid
     got = model(images).detach().numpy()
     assert got.shape == (2, 2 * 8 * 4, 8)
+    # with new_coords the layer itself applies no sigmoid
     sigmoid = (lambda v: v) if new_coords else (lambda v: 1 / (1 + np.exp(-v)))
     n = 0
     for anchor, (anchor_w, anchor_h) in enumerate([(10.5, 13), (16, 30.25)]):

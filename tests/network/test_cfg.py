@@ -1,11 +1,13 @@
 """Cfg text to sections and typed options."""
 
+from pathlib import Path
+
 import pytest
 
 from models import Darknet  # noqa: F401  (registers the blocks)
 from utils.errors import CfgError
 from utils.network.cfg import parse_cfg
-from utils.network.graph import parse_graph
+from utils.network.graph import load_graph, parse_graph
 
 NET = "[net]\nwidth=32\nheight=32\n"
 
@@ -29,6 +31,9 @@ def test_sections_entries_and_comments() -> None:
         (NET + "[convolutional\n", "x.cfg:4: expected a section header"),
         (NET + "[convolutional]\nfilters=a\n", "x.cfg:5: filters=a: expected a whole number"),
         (NET + "[convolutional]\nfilters=0\n", "x.cfg:5: filters=0: expected at least 1"),
+        (NET + "[convolutional]\nfilters=1_6\n", "x.cfg:5: filters=1_6: expected a whole number"),
+        (NET + "[yolo]\nanchors=1,nan\n", "x.cfg:5: anchors=1,nan: expected numbers separated by commas"),
+        (NET + "[route]\nlayers=-1,,2\n", "x.cfg:5: layers=-1,,2: expected whole numbers separated by commas"),
         (NET + "[convolutional]\npad=2\n", "x.cfg:5: pad=2: expected 0 or 1"),
         (NET + "[convolutional]\nactivation=gelu\n", "x.cfg:5: activation=gelu: expected one of linear, leaky"),
         (
@@ -58,6 +63,25 @@ def test_errors_name_file_line_expected_and_got(text: str, message: str) -> None
     with pytest.raises(CfgError) as caught:
         parse_graph(text, "x.cfg")
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xef\xbb\xbf[net]\r\nwidth=64\r\n\r\n[convolutional]\r\nfilters=8",
+        b"# 104\xd7104 \x0c page\n[net]\nwidth =\t64\n \t\n[ convolutional ]\n  filters = 8 ; note",
+    ],
+)
+def test_any_line_end_and_comment_encoding(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "x.cfg").write_bytes(content)
+    graph = load_graph(tmp_path / "x.cfg")
+    assert (graph.net.width, graph.nodes[0].options.filters) == (64, 8)
+
+
+def test_binary_files_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.cfg").write_bytes(b"\x89PNG\r\n\x1a\n\0\0")
+    with pytest.raises(CfgError, match="not a text file"):
+        load_graph(tmp_path / "x.cfg")
 
 
 def test_first_of_a_repeated_key_counts_as_in_darknet() -> None:

@@ -58,6 +58,7 @@ def test_real_weights(shared: Path, picture: str) -> None:
     assert_heads_equal(load_model(cfg, weights), cfg, weights, to_input(image)[None])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CFGS)
 def test_random_weights(name: str, tmp_path: Path) -> None:
     """Every shipped cfg; the ghost ones written out in Darknet's sections. At 160 px, to be quick."""

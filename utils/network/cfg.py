@@ -6,6 +6,8 @@ knows what a kind means: each block declares an options dataclass (see `registry
 
 import dataclasses
 import difflib
+import math
+import re
 import types
 import typing
 from dataclasses import dataclass
@@ -45,18 +47,17 @@ class Section:
 def read_cfg(path: str | Path) -> list[Section]:
     """Read a .cfg file. A bare name is also looked for in the project's cfg/ folder. Raises CfgError."""
     file = find_file(path, "cfg", CfgError)
-    try:
-        text = file.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise CfgError(f"{file}: not a text file, expected a Darknet .cfg") from None
-    return parse_cfg(text, str(file))
+    content = file.read_bytes()
+    if b"\0" in content:
+        raise CfgError(f"{file}: not a text file, expected a Darknet .cfg")
+    return parse_cfg(content.decode("utf-8-sig", errors="replace"), str(file))  # comments may be in any encoding
 
 
 def parse_cfg(text: str, path: str) -> list[Section]:
     """Parse cfg text into sections, the first of which is [net]. `path` is what errors call the file."""
     sections: list[Section] = []
     entries: list[Entry] = []
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(re.split(r"\r\n|\n|\r", text), start=1):
         content = line.split("#")[0].split(";")[0].strip()
         if not content:
             continue
@@ -121,7 +122,7 @@ class NetOptions(Options):
         ),
         "letter_box": "Darknet's own test; here test.py and detect.py letterbox unless --stretch is given",
         **inert(
-            """optimized_memory workspace_size_limit_MB use_cuda_graph show_receptive_field""",
+            """inputs optimized_memory workspace_size_limit_MB use_cuda_graph show_receptive_field""",
             "Darknet's memory and GPU handling",
         ),
     }
@@ -207,11 +208,11 @@ def _convert(entry: Entry, annotation: Any, metadata: typing.Mapping[str, Any], 
     try:
         if typing.get_origin(annotation) is tuple:
             parts = [part.strip() for part in entry.value.rstrip(",").split(",")]
-            value: Any = tuple(typing.get_args(annotation)[0](part) for part in parts)
+            value: Any = tuple(_number(part, typing.get_args(annotation)[0]) for part in parts)
         elif annotation is bool:
             value = {"0": False, "1": True}[entry.value]
         else:
-            value = annotation(entry.value)
+            value = entry.value if annotation is str else _number(entry.value, annotation)
     except (ValueError, KeyError):
         raise CfgError(f"{where}: expected {_words(annotation)}") from None
     if metadata.get("choices") and value not in metadata["choices"]:
@@ -221,9 +222,17 @@ def _convert(entry: Entry, annotation: Any, metadata: typing.Mapping[str, Any], 
     return value
 
 
+def _number(text: str, kind: type) -> Any:
+    """A finite number in plain ASCII digits; ValueError for what only Python would read as one (1_6, nan)."""
+    value = kind(text)
+    if not re.fullmatch(r"[-+.0-9eE]+", text) or not math.isfinite(value):
+        raise ValueError
+    return value
+
+
 def _words(annotation: Any) -> str:
     if typing.get_origin(annotation) is tuple:
-        return f"{_words(typing.get_args(annotation)[0])}s separated by commas"
+        return f"{_words(typing.get_args(annotation)[0]).removeprefix('a ')}s separated by commas"
     return {int: "a whole number", float: "a number", bool: "0 or 1"}.get(annotation, "text")
 
 

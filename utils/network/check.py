@@ -18,6 +18,7 @@ class Report:
     """What the linter found: lines of `file:line: message`, and how each (section, key) is used."""
 
     problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)  # what is allowed but likely not meant
     keys: dict[tuple[str, str], tuple[str, int]] = field(default_factory=dict)  # -> (status, how often)
 
     def count(self, kind: str, key: str, status: str) -> None:
@@ -33,7 +34,7 @@ class Report:
         lines = [f"{'section':18} {'key':26} {'times':>5}  status"]
         for (kind, key), (status, times) in self.keys.items():
             lines.append(f"{f'[{kind}]':18} {key:26} {times:5}  {status}")
-        lines.append("")
+        lines += ["", *(f"note: {note}" for note in self.notes)]
         lines += self.problems or ["no problems found"]
         return "\n".join(lines)
 
@@ -94,6 +95,15 @@ def _status(options_type: type[Options], key: str) -> str:
 
 def _check_network(graph: Graph, build: Callable[[Graph], nn.Module], report: Report) -> None:
     """Channels, strides, head filters, whether the sizes divide: by building the network and running it on no data."""
+    for head in graph.heads():
+        before = graph.nodes[head.sources[0]].options if head.sources[0] >= 0 else None
+        logistic = getattr(before, "activation", None) == "logistic"
+        if logistic != head.options.new_coords:
+            wanted = "logistic" if head.options.new_coords else "linear"
+            report.notes.append(
+                f"{graph.where(head)}: with new_coords={int(head.options.new_coords)} the layer before usually has "
+                f"activation={wanted}, got {getattr(before, 'activation', 'none')}"
+            )
     with torch.device("meta"):
         network = build(graph)
         network.eval()

@@ -140,8 +140,9 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
             f"{path}: refused: it holds pickled objects (or no checkpoint at all), and loading those would run code; "
             "expected a .pt written by this project, or a Darknet .weights file"
         ) from None
-    except (RuntimeError, EOFError, KeyError, ValueError) as error:
-        raise WeightsError(f"{path}: damaged or no PyTorch file: {str(error).splitlines()[0]}") from None
+    except (RuntimeError, EOFError, LookupError, ValueError, AttributeError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise WeightsError(f"{path}: damaged or no PyTorch file: {reason}") from None
     if not isinstance(content, dict) or content.get("format") != CHECKPOINT_FORMAT:
         keys = ", ".join(map(str, list(content)[:5])) if isinstance(content, dict) else type(content).__name__
         raise WeightsError(f"{path}: expected a checkpoint written by this project, got {keys}")

@@ -21,11 +21,11 @@ BALANCE = {8: 4.0, 16: 1.0, 32: 0.4, 64: 0.1}  # objectness by stride: fine maps
 
 @dataclass(frozen=True)
 class Gains:
-    """Weights of the three parts, for a 640-pixel input and 80 classes, as in the PyTorch YOLO lineage."""
+    """Weights of the three parts, for a 640-pixel input; a prediction's class loss is summed over classes."""
 
     box: float = 0.05
     objectness: float = 1.0
-    classes: float = 0.5
+    classes: float = 0.03
 
 
 class DetectionLoss(nn.Module):
@@ -51,7 +51,7 @@ class DetectionLoss(nn.Module):
             [
                 self.gains.box * per_head,
                 self.gains.objectness * per_head * size[0] * size[1] / 640**2,
-                self.gains.classes * per_head * self.heads[0].num_classes / 80,
+                self.gains.classes * per_head,
             ]
         )
         parts = parts * gains
@@ -76,7 +76,9 @@ class DetectionLoss(nn.Module):
             where = (found.image[order], found.anchor[order], found.row[order], found.column[order])
             wanted[where] = quality[order]
             classes = F.one_hot(found.classes, spec.num_classes).to(picked)
-            class_loss = F.binary_cross_entropy_with_logits(_logits(picked[:, 5:], spec), classes)
+            class_loss = F.binary_cross_entropy_with_logits(
+                _logits(picked[:, 5:], spec), classes, reduction="sum"
+            ) / len(picked)
         stride_px = round((size[0] / rows * size[1] / columns) ** 0.5)
         balance = BALANCE.get(stride_px, 1.0)
         objectness = F.binary_cross_entropy_with_logits(_logits(raw[..., 4], spec), wanted) * balance

@@ -1,4 +1,4 @@
-"""What changes from step to step: learning rate, momentum, and the averaged weights."""
+"""What changes from step to step: the learning rate and the averaged weights; and the optimizer."""
 
 import copy
 import math
@@ -13,36 +13,33 @@ M = TypeVar("M", bound=nn.Module)
 WARMUP_EPOCHS = 3
 WARMUP_STEPS = 100  # at least
 WARMUP_SHARE = 0.2  # of the whole training, at most
-WARMUP_MOMENTUM = 0.8
 FINAL_SHARE = 0.05  # of the learning rate, at the end of the cosine
 
 
-def make_optimizer(model: nn.Module, lr: float, momentum: float = 0.937, decay: float = 5e-4) -> torch.optim.SGD:
-    """SGD with Nesterov momentum; weight decay on convolution weights only, not on biases and normalisation."""
+def make_optimizer(model: nn.Module, lr: float, decay: float = 0.01) -> torch.optim.AdamW:
+    """AdamW; weight decay on convolution weights only, not on biases and normalisation."""
     decayed = [parameter for parameter in model.parameters() if parameter.ndim > 1]
     others = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=True)
+    return torch.optim.AdamW(groups, lr=lr)
 
 
 class Schedule:
-    """Linear warm-up of learning rate and momentum, then a cosine to 5 % of the learning rate, set before each step."""
+    """Linear warm-up of the learning rate, then a cosine to 5 % of it, set before each step."""
 
     def __init__(self, optimizer: torch.optim.Optimizer, lr: float, epochs: int, steps_per_epoch: int) -> None:
         self.optimizer = optimizer
         self.lr = lr
-        self.momentum = optimizer.param_groups[0]["momentum"]
         self.total = epochs * steps_per_epoch
         self.warmup = max(1, min(max(WARMUP_EPOCHS * steps_per_epoch, WARMUP_STEPS), int(WARMUP_SHARE * self.total)))
 
     def set(self, step: int) -> float:
         """Set the optimizer for step 0, 1, ... and return the learning rate."""
         cosine = FINAL_SHARE + (1 - FINAL_SHARE) * (1 + math.cos(math.pi * step / self.total)) / 2
-        warm = min(1.0, (step + 1) / self.warmup)
+        lr = self.lr * cosine * min(1.0, (step + 1) / self.warmup)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.lr * cosine * warm
-            group["momentum"] = WARMUP_MOMENTUM + (self.momentum - WARMUP_MOMENTUM) * warm
-        return self.lr * cosine * warm
+            group["lr"] = lr
+        return lr
 
 
 class Average(Generic[M]):

@@ -1,0 +1,38 @@
+"""The main job on the embedded data: train, measure, detect, and one picture of it all. Run by `make demo`."""
+
+import time
+
+import cv2
+import numpy as np
+
+from detect import DetectOptions, detect
+from train import TrainOptions, train
+from utils.data.datafile import load_data
+from utils.data.images import read_image
+from utils.log import say
+
+OPTIONS = TrainOptions(cfg="ghost-yolov3-tiny-lite.cfg", data="shapes.data", epochs=20, img_size=224, name="demo")
+COLUMNS, ROWS, TILE = 4, 2, 320
+
+
+def main() -> None:
+    """Train for some minutes, then draw what was found in eight validation images."""
+    start = time.perf_counter()
+    result = train(OPTIONS)
+    image = load_data(OPTIONS.data).valid[0]
+    pattern = str(image.parent / "*[05].jpg")
+    found = detect(
+        DetectOptions(weights=str(result.folder / "best.pt"), source=pattern, img_size=OPTIONS.img_size, name="demo")
+    )
+    tiles = [
+        cv2.resize(read_image(found.folder / path.name), (TILE, TILE)) for path, _ in found.results[: COLUMNS * ROWS]
+    ]
+    rows = [np.hstack(tiles[row * COLUMNS : (row + 1) * COLUMNS]) for row in range(ROWS)]
+    picture = result.folder / "detections.jpg"
+    cv2.imwrite(str(picture), np.vstack(rows))
+    minutes = (time.perf_counter() - start) / 60
+    say(f"demo: AP@.5 {result.metrics.ap50:.3f} in {minutes:.1f} minutes; look at {picture}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+"""Threshold and NMS against loops."""
+
+import numpy as np
+import pytest
+import torch
+
+from utils.inference.postprocess import detections
+
+
+def iou(a: np.ndarray, b: np.ndarray) -> float:
+    width = min(a[2], b[2]) - max(a[0], b[0])
+    height = min(a[3], b[3]) - max(a[1], b[1])
+    if width <= 0 or height <= 0:
+        return 0.0
+    area = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1])
+    return width * height / (area - width * height)
+
+
+def by_loops(rows: np.ndarray, confidence: float, threshold: float, multi_label: bool) -> list[list[float]]:
+    """Greedy NMS per class, as every text describes it."""
+    candidates = []
+    for cx, cy, w, h, objectness, *classes in rows:
+        box = [cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2]
+        scores = [objectness * value for value in classes]
+        labels = range(len(scores)) if multi_label else [int(np.argmax(scores))]
+        candidates += [[*box, scores[label], label] for label in labels if scores[label] > confidence]
+    kept: list[list[float]] = []
+    for candidate in sorted(candidates, key=lambda row: -row[4]):
+        if all(candidate[5] != other[5] or iou(np.array(candidate), np.array(other)) <= threshold for other in kept):
+            kept.append(candidate)
+    return kept
+
+
+@pytest.mark.parametrize("multi_label", [False, True])
+@pytest.mark.parametrize("confidence", [0.001, 0.25])
+def test_equals_loops(multi_label: bool, confidence: float) -> None:
+    rng = np.random.default_rng(0)
+    rows = np.concatenate(
+        (rng.uniform(50, 150, (2, 80, 2)), rng.uniform(20, 60, (2, 80, 2)), rng.random((2, 80, 4))), axis=2
+    ).astype(np.float32)
+    got = detections(torch.from_numpy(rows), confidence, 0.45, multi_label)
+    for mine, image in zip(got, rows, strict=True):
+        np.testing.assert_allclose(mine.numpy(), by_loops(image, confidence, 0.45, multi_label), rtol=1e-4, atol=1e-4)
+
+
+def test_limit_and_nothing() -> None:
+    rows = torch.rand(1, 500, 7)
+    rows[..., :2] = torch.arange(500).view(1, 500, 1) * 100.0
+    assert len(detections(rows, 0.0, 0.5, max_detections=300)[0]) == 300
+    assert detections(rows, 1.0, 0.5)[0].shape == (0, 6)

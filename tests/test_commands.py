@@ -1,0 +1,266 @@
+"""The commands from end to end, as a user runs them: good input, and bad input with one line and exit code 2."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from models import load_model, save_weights
+from tests.conftest import PROJECT
+from utils.data.shapes import generate
+
+pytestmark = pytest.mark.slow
+
+CFG = """[net]
+width=96
+height=96
+[convolutional]
+filters=16
+size=3
+stride=4
+pad=1
+batch_normalize=1
+activation=leaky
+[ghost]
+filters=32
+size=3
+stride=4
+pad=1
+batch_normalize=1
+activation=leaky
+[convolutional]
+filters=12
+size=1
+activation=linear
+[yolo]
+mask=0,1
+anchors=20,20,40,40
+num=2
+classes=1
+"""
+
+
+def run(*arguments: object, folder: Path) -> subprocess.CompletedProcess[str]:
+    """`python ARGUMENTS` in `folder`, the script by its name."""
+    script, *rest = map(str, arguments)
+    command = [sys.executable, *(["-m"] if "." in script[:-3] else []), script, *rest]
+    if script.endswith(".py"):
+        command = [sys.executable, str(PROJECT / script), *rest]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
+
+
+def assert_refused(done: subprocess.CompletedProcess[str], message: str, folder: Path) -> None:
+    """Exit code 2, one line on stderr (beside progress bars), no traceback, no run folder."""
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert done.returncode == 2, done.stderr
+    assert len(lines) == 1 and message in lines[0], done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (folder / "runs").exists()
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small data set: 24 and 8 images of shapes."""
+    folder = tmp_path_factory.mktemp("data")
+    generate(folder / "shapes", train=24, valid=8, size=96)
+    (folder / "s.names").write_text("circle\nsquare\ntriangle\n")
+    (folder / "s.data").write_text("classes=3\ntrain=shapes/images/train\nvalid=shapes/images/valid\nnames=s.names\n")
+    (folder / "x.cfg").write_text(CFG)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(data: Path) -> Path:
+    """A two-epoch training; its run folder."""
+    options = ["--cfg", "x.cfg", "--data", "s.data", "--epochs", 2, "--batch-size", 8, "--workers", 0, "--name", "a"]
+    done = run("train.py", *options, folder=data)
+    assert done.returncode == 0, done.stderr
+    assert "x.cfg has 1 classes, s.data has 3: heads fitted (filters=16 before [yolo])" in done.stdout
+    assert "results in runs/train/a" in done.stdout
+    return data / "runs" / "train" / "a"
+
+
+def test_train_leaves_what_the_readme_promises(trained: Path) -> None:
+    names = {path.name for path in trained.iterdir()}
+    assert names == {
+        "last.pt", "best.pt", "best.weights", "model.cfg", "model.names", "results.csv", "results.png", "options.json",
+    }  # fmt: skip
+    rows = (trained / "results.csv").read_text().splitlines()
+    assert len(rows) == 3 and rows[0].startswith("epoch,box,objectness,classes,ap50,ap,lr")
+    assert cv2.imread(str(trained / "results.png")).shape[2] == 3
+    assert json.loads((trained / "options.json").read_text())["batch_size"] == 8
+    assert torch.load(trained / "best.pt", weights_only=True)["names"] == ["circle", "square", "triangle"]
+
+
+def test_the_three_forms_of_a_result_are_the_same_network(trained: Path) -> None:
+    by_pt = load_model(None, trained / "best.pt")
+    by_cfg = load_model(trained / "model.cfg", trained / "best.pt")
+    by_weights = load_model(trained / "model.cfg", trained / "best.weights")
+    images = torch.rand(1, 3, 96, 96)
+    assert torch.equal(by_pt(images), by_cfg(images)) and torch.equal(by_pt(images), by_weights(images))
+    assert by_weights.names == by_pt.names == ["circle", "square", "triangle"]
+    assert by_weights.seen == 48
+
+
+def test_a_taken_name_gets_a_number(trained: Path, data: Path) -> None:
+    options = ["--cfg", "x.cfg", "--data", "s.data", "--epochs", 1, "--workers", 0, "--name", "a"]
+    done = run("train.py", *options, "--weights", trained / "best.pt", "--img-size", "64,96", folder=data)
+    assert done.returncode == 0, done.stderr
+    assert "results in runs/train/a-2" in done.stdout and "weights from" in done.stdout
+
+
+def test_test_and_its_numbers(trained: Path, data: Path) -> None:
+    options = [
+        "--cfg",
+        trained / "model.cfg",
+        "--weights",
+        trained / "best.weights",
+        "--data",
+        "s.data",
+        "--workers",
+        0,
+    ]
+    done = run("test.py", *options, "--stretch", folder=data)
+    assert done.returncode == 0, done.stderr
+    content = json.loads((data / "runs" / "test" / "exp" / "metrics.json").read_text())
+    assert content["images"] == 8 and set(content["classes"]) == {"circle", "square", "triangle"}
+    assert content["options"]["resize"] == "stretch" and content["options"]["conf"] == 0.001
+
+
+def test_detect_images_and_video(trained: Path, data: Path) -> None:
+    folder = data / "shapes" / "images" / "valid"
+    video = data / "v.mp4"
+    writer = cv2.VideoWriter(str(video), cv2.VideoWriter.fourcc(*"mp4v"), 10, (96, 64))
+    for value in range(5):
+        writer.write(np.full((64, 96, 3), 40 * value, np.uint8))
+    writer.release()
+    options = ["--weights", trained / "best.pt", "--conf", "0", "--save-json"]
+    done = run("detect.py", *options, "--source", folder, folder=data)
+    assert done.returncode == 0, done.stderr
+    first = json.loads((data / "runs" / "detect" / "exp" / "detections.json").read_text())
+    assert len(first) == 8 and set(first[0]) == {"path", "width", "height", "boxes"}
+    boxes = [box for row in first for box in row["boxes"]]
+    assert boxes and set(boxes[0]) == {"x1", "y1", "x2", "y2", "score", "class", "name"}
+    assert all(0 <= box["x1"] <= box["x2"] <= 96 and 0 <= box["y1"] <= box["y2"] <= 96 for box in boxes)
+    assert "96x96, " in done.stdout and " ms" in done.stdout
+    pictures = sorted(path.name for path in (data / "runs" / "detect" / "exp").glob("*.jpg"))
+    assert pictures == sorted(path.name for path in folder.iterdir())
+
+    done = run("detect.py", *options, "--source", video, folder=data)
+    assert done.returncode == 0, done.stderr
+    capture = cv2.VideoCapture(str(data / "runs" / "detect" / "exp-2" / "v.mp4"))
+    assert capture.get(cv2.CAP_PROP_FRAME_COUNT) == 5 and capture.get(cv2.CAP_PROP_FPS) == 10
+    rows = json.loads((data / "runs" / "detect" / "exp-2" / "detections.json").read_text())
+    assert [row["frame"] for row in rows] == [0, 1, 2, 3, 4]
+
+
+def test_a_text_file_called_jpg_is_skipped_and_named(trained: Path, data: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    good = next((data / "shapes" / "images" / "valid").iterdir())
+    (folder / "good.jpg").write_bytes(good.read_bytes())
+    (folder / "bad.jpg").write_text("no picture")
+    done = run("detect.py", "--weights", trained / "best.pt", "--source", folder, folder=tmp_path)
+    assert done.returncode == 0 and "bad.jpg" in done.stderr and "1 picture" in done.stdout
+    (tmp_path / "b.data").write_text(f"classes=3\ntrain={folder}\nvalid={data / 'shapes/images/valid'}\n")
+    options = ["--cfg", data / "x.cfg", "--data", "b.data", "--epochs", 1, "--workers", 0]
+    labels = tmp_path / "labels"
+    labels.mkdir()
+    (labels / "good.txt").write_text("0 .5 .5 .2 .2\n7 .5 .5 .2 .2\n0 .5 .5 .2\n")
+    done = run("train.py", *options, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for words in ("bad.jpg", "good.txt:2: class out of range", "good.txt:3: wrong number of columns"):
+        assert words in done.stderr
+
+
+def test_bad_input_of_each_command(trained: Path, data: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "unknown.cfg").write_text("[net]\n[contrastive]\n")
+    (tmp_path / "novalue.cfg").write_text("[net]\nwidth=\n")
+    (tmp_path / "route.cfg").write_text("[net]\n[convolutional]\n[route]\nlayers=5\n")
+    (tmp_path / "none.data").write_text("classes=1\ntrain=list.txt\nvalid=list.txt\n")
+    (tmp_path / "list.txt").write_text("\n")
+    (tmp_path / "short.weights").write_bytes((trained / "best.weights").read_bytes()[:-4])
+    torch.save({"model": load_model(None, trained / "best.pt")}, tmp_path / "object.pt")
+    cfg, weights = trained / "model.cfg", trained / "best.pt"
+    image = next((data / "shapes" / "images" / "valid").iterdir())
+    cases: list[tuple[list[object], str]] = [
+        (["train.py", "--cfg", "missing.cfg"], "missing.cfg: no such file"),
+        (["models.py", "--cfg", "unknown.cfg"], "unknown.cfg:2: unknown section [contrastive]"),
+        (["train.py", "--cfg", "novalue.cfg"], "novalue.cfg:2: expected key=value, got 'width='"),
+        (["detect.py", "--cfg", "route.cfg", "--weights", weights, "--source", image], "route.cfg:4: [route] layers=5"),
+        (
+            ["test.py", "--cfg", cfg, "--weights", "short.weights", "--data", data / "s.data"],
+            "expected 3,600 floats for the whole network, found 3,599",
+        ),
+        (["detect.py", "--cfg", cfg, "--weights", "object.pt", "--source", image], "refused: it holds pickled objects"),
+        (
+            ["train.py", "--cfg", cfg, "--data", "none.data"],
+            "none.data:2: train: expected images",
+        ),
+        (["detect.py", "--weights", weights, "--source", "empty"], "empty: no image or video in this folder"),
+        (["detect.py", "--weights", weights, "--source", "gone.jpg"], "gone.jpg: no such file or folder"),
+        (["detect.py", "--weights", trained / "best.weights", "--source", image], "expected --cfg"),
+        (["test.py", "--weights", weights, "--data", data / "s.data", "--conf", "2"], "--conf 2.0: expected 0 to 1"),
+        (["train.py", "--cfg", cfg, "--data", data / "s.data", "--img-size", "100"], "divisible by 16"),
+        (["train.py", "--cfg", cfg, "--data", data / "s.data", "--epochs", "0"], "--epochs 0: expected at least 1"),
+        (["train.py", "--cfg", cfg, "--data", data / "s.data", "--device", "cuda:77"], "--device cuda:77: expected"),
+        (["train.py", "--cfg", cfg, "--data", data / "s.data", "--name", "a/b"], "--name 'a/b': expected a plain"),
+        (["test.py", "--cfg", "yolov3-tiny.cfg", "--weights", weights, "--data", data / "s.data"], "best.pt: "),
+    ]
+    for arguments, message in cases:
+        assert_refused(run(*arguments, folder=tmp_path), message, tmp_path)
+
+
+def test_models_table_check_convert_and_expand(tmp_path: Path) -> None:
+    done = run("models.py", "--cfg", "yolov3-tiny.cfg", "--img-size", "320", folder=tmp_path)
+    assert done.returncode == 0 and "Total params: 8,852,366" in done.stdout and "[-1, 3, 10, 10, 85]" in done.stdout
+    done = run("models.py", "--cfg", "yolov3-tiny.cfg", "--check", folder=tmp_path)
+    assert done.returncode == 0 and "no problems found" in done.stdout
+    (tmp_path / "bad.cfg").write_text(CFG.replace("filters=12", "filters=13"))
+    done = run("models.py", "--cfg", "bad.cfg", "--check", folder=tmp_path)
+    assert done.returncode == 2 and "bad.cfg:22: [yolo]" in done.stdout and "13" in done.stdout
+
+    (tmp_path / "x.cfg").write_text(CFG)
+    for arguments in (
+        ["--save", "x.weights"],
+        ["--weights", "x.weights", "--save", "x.pt"],
+        ["--weights", "x.pt", "--expand-ghost", "y.cfg", "--save", "y.weights"],
+    ):
+        done = run("models.py", "--cfg", "x.cfg", *arguments, folder=tmp_path)
+        assert done.returncode == 0, done.stderr
+    assert "[ghost]" not in (tmp_path / "y.cfg").read_text()
+    images = torch.rand(1, 3, 96, 96)
+    one = load_model(tmp_path / "x.cfg", tmp_path / "x.weights")
+    other = load_model(tmp_path / "y.cfg", tmp_path / "y.weights")
+    torch.testing.assert_close(one(images), other(images))
+    net = cv2.dnn.readNetFromDarknet(str(tmp_path / "y.cfg"), str(tmp_path / "y.weights"))
+    assert len(net.getUnconnectedOutLayersNames()) == 1
+
+
+def test_python_use(data: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """`from train import train, TrainOptions` and `from detect import ...` work without a command line."""
+    from detect import DetectOptions, detect
+    from train import TrainOptions, train
+
+    monkeypatch.chdir(tmp_path)
+    result = train(TrainOptions(cfg=str(data / "x.cfg"), data=str(data / "s.data"), epochs=1, workers=0, img_size=96))
+    assert result.folder == Path("runs/train/exp") and 0 <= result.metrics.ap50 <= 1
+    image = next((data / "shapes" / "images" / "valid").iterdir())
+    done = detect(DetectOptions(weights=str(result.folder / "best.pt"), source=str(image)))
+    ((path, found),) = done.results
+    assert (done.folder / image.name).is_file()
+    assert path == image and (found.width, found.height, found.resize) == (96, 96, "letterbox")
+
+
+def test_one_class_scores_are_objectness_times_class(tmp_path: Path) -> None:
+    (tmp_path / "x.cfg").write_text(CFG)
+    model = load_model(tmp_path / "x.cfg")
+    save_weights(model, tmp_path / "x.weights")
+    predictions = model(torch.rand(1, 3, 96, 96))
+    assert predictions.shape == (1, 2 * 6 * 6, 6) and (predictions[..., 5] < 1).all()
