@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from models import load_model
+from utils.data.datafile import load_data
 from utils.data.sources import Frame, open_source
 from utils.draw import draw_boxes
 from utils.files import new_run_folder, write_text
@@ -32,6 +33,8 @@ class DetectOptions:
     """Network, a Darknet .cfg (default: the one inside the .pt)."""
     names: str | None = None
     """File with class names, one a line."""
+    data: str | None = None
+    """Data set to take the class names from, a Darknet .data or a .yaml."""
     conf: float = 0.25
     """Least score of a box that is kept."""
     iou: float = 0.45
@@ -61,8 +64,7 @@ def detect(options: DetectOptions) -> Detected:
     device = choose_device(options.device)
     check_thresholds(options.conf, options.iou)
     source = open_source(options.source)
-    names = read_names(options.names) if options.names is not None else None
-    model = load_model(options.cfg, options.weights, device=device, names=names)
+    model = load_model(options.cfg, options.weights, device=device, names=given_names(options))
     size = parse_size(options.img_size) or (model.graph.net.width, model.graph.net.height)
     model.check_size(*size)
     model.to(memory_format=torch.channels_last)
@@ -89,6 +91,13 @@ def detect(options: DetectOptions) -> Detected:
         f"({'stretch' if options.stretch else 'letterbox'} to {size[0]}x{size[1]}); results in {folder}"
     )
     return Detected(folder, results)
+
+
+def given_names(options: DetectOptions) -> tuple[str, ...] | None:
+    """The class names of --names or --data, None where neither is given."""
+    if options.names is not None:
+        return read_names(options.names)
+    return load_data(options.data).names if options.data is not None else None
 
 
 def describe(frame: Frame, result: Result) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import json
 import random
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -73,9 +73,9 @@ def train(options: TrainOptions) -> TrainResult:
     check_options(options)
     graph = load_graph(options.cfg)
     spec = load_data(options.data)
-    model, notes = build_model(graph, spec, options)
-    size = parse_size(options.img_size) or (model.graph.net.width, model.graph.net.height)
-    model.check_size(size[0], size[1])
+    size = parse_size(options.img_size) or (graph.net.width, graph.net.height)
+    model, notes = build_model(replace(graph, net=replace(graph.net, width=size[0], height=size[1])), spec, options)
+    model.check_size(*size)
     train_samples, valid_samples = load_both(spec)
     folder = new_run_folder("runs/train", options.name)
     for note in notes:

@@ -1,8 +1,12 @@
 """The commands from end to end, as a user runs them: good input, and bad input with one line and exit code 2."""
 
+import contextlib
+import io
 import json
+import runpy
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -45,16 +49,31 @@ classes=1
 """
 
 
-def run(*arguments: object, folder: Path) -> subprocess.CompletedProcess[str]:
-    """`python ARGUMENTS` in `folder`, the script by its name."""
-    script, *rest = map(str, arguments)
-    command = [sys.executable, *(["-m"] if "." in script[:-3] else []), script, *rest]
-    if script.endswith(".py"):
-        command = [sys.executable, str(PROJECT / script), *rest]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
+@dataclass(frozen=True)
+class Done:
+    """A command's exit code and what it printed."""
+
+    returncode: int
+    stdout: str
+    stderr: str
 
 
-def assert_refused(done: subprocess.CompletedProcess[str], message: str, folder: Path) -> None:
+def run(script: str, *arguments: object, folder: Path) -> Done:
+    """`python SCRIPT ARGUMENTS` in `folder`; in this process, since importing torch anew takes seconds."""
+    out, err = io.StringIO(), io.StringIO()
+    argv, sys.argv = sys.argv, [script, *map(str, arguments)]
+    code = 0
+    try:
+        with contextlib.chdir(folder), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            runpy.run_path(str(PROJECT / script), run_name="__main__")
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    finally:
+        sys.argv = argv
+    return Done(code, out.getvalue(), err.getvalue())
+
+
+def assert_refused(done: Done, message: str, folder: Path) -> None:
     """Exit code 2, one line on stderr (beside progress bars), no traceback, no run folder."""
     lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert done.returncode == 2, done.stderr
@@ -241,6 +260,18 @@ def test_models_table_check_convert_and_expand(tmp_path: Path) -> None:
     torch.testing.assert_close(one(images), other(images))
     net = cv2.dnn.readNetFromDarknet(str(tmp_path / "y.cfg"), str(tmp_path / "y.weights"))
     assert len(net.getUnconnectedOutLayersNames()) == 1
+
+
+def test_as_a_process_from_another_folder(tmp_path: Path) -> None:
+    """A real process: exit code, streams, and files found from any working directory."""
+    command = [sys.executable, str(PROJECT / "models.py"), "--cfg", "yolov3-tiny.cfg", "--save", "x.weights"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "x.weights: written\n", "")
+    assert (tmp_path / "x.weights").stat().st_size == 35_434_956  # as the official file
+    done = subprocess.run(
+        [*command[:3], "gone.cfg"], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 2 and done.stderr.startswith("error: gone.cfg: no such file") and not done.stdout
 
 
 def test_python_use(data: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -157,10 +157,12 @@ def test_damaged_and_foreign_checkpoints_are_refused(cfg: Path, tmp_path: Path) 
     save_weights(make(cfg), tmp_path / "good.pt")
     (tmp_path / "cut.pt").write_bytes((tmp_path / "good.pt").read_bytes()[:500])
     torch.save({"model": {"a": torch.zeros(1)}}, tmp_path / "other.pt")
+    torch.save({"format": 1, "cfg": 7, "names": [], "model": {}, "seen": 0}, tmp_path / "odd.pt")
     (tmp_path / "empty.pt").write_bytes(b"")
     for name, message in (
         ("cut.pt", "damaged"),
         ("other.pt", "expected a checkpoint"),
+        ("odd.pt", "expected a checkpoint"),
         ("empty.pt", "damaged|refused"),
     ):
         with pytest.raises(WeightsError, match=message):

@@ -40,13 +40,12 @@ def fit(picture: Picture, width: int, height: int) -> Picture:
 
 
 def mosaic(pictures: list[Picture], width: int, height: int, rng: np.random.Generator) -> Picture:
-    """Four pictures around a random centre of a (2*height, 2*width) canvas, each scaled to fit (width, height)."""
+    """Four pictures of at most (height, width) around a random centre of a (2*height, 2*width) canvas."""
     canvas = np.full((2 * height, 2 * width, 3), GREY, np.uint8)
     centre_x = int(rng.uniform(0.5, 1.5) * width)
     centre_y = int(rng.uniform(0.5, 1.5) * height)
     moved = []
-    for position, picture in enumerate(pictures):
-        image, boxes = fit(picture, width, height)
+    for position, (image, boxes) in enumerate(pictures):
         image_height, image_width = image.shape[:2]
         left = centre_x - image_width if position % 2 == 0 else centre_x
         top = centre_y - image_height if position < 2 else centre_y
@@ -115,7 +114,7 @@ def flip(picture: Picture) -> Picture:
 
 
 def vary(picture: Picture, width: int, height: int, how: Augmentation, rng: np.random.Generator) -> Picture:
-    """Affine, HSV and flip of one picture (or mosaic), onto (height, width)."""
+    """Affine, HSV and flip of a picture, onto (height, width)."""
     image, boxes = affine(picture, width, height, how, rng)
     image = hsv(image, how, rng)
     return flip((image, boxes)) if rng.random() < how.flip else (image, boxes)

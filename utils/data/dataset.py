@@ -17,6 +17,7 @@ from utils.errors import DataError
 from utils.letterbox import Placement, letterbox, stretch, to_input
 from utils.log import warn
 
+KEEP_BYTES = 2**28  # a worker decodes each image once when all of them, scaled to fit, take no more memory than this
 MAX_REPLACEMENTS = 10  # how many unreadable images in a row are replaced by another before giving up
 
 
@@ -27,7 +28,8 @@ class TrainingSet(Dataset[tuple[Tensor, Tensor]]):
         self.samples = samples
         self.width, self.height = size
         self.how = how or Augmentation()
-        self.mosaic_share = torch.ones(1).share_memory_()  # chance of a mosaic; the workers see changes
+        self.keep = len(samples) * self.width * self.height * 3 <= KEEP_BYTES
+        self.kept: dict[int, Picture] = {}
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -35,11 +37,8 @@ class TrainingSet(Dataset[tuple[Tensor, Tensor]]):
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         # torch seeds its generator anew per worker and epoch; everything random hangs on it
         rng = np.random.default_rng(int(torch.randint(2**31, (1,)).item()))
-        if rng.random() < self.mosaic_share.item():
-            indices = [index, *rng.integers(len(self.samples), size=3).tolist()]
-            picture = mosaic([self._read(i, rng) for i in indices], self.width, self.height, rng)
-        else:
-            picture = fit(self._read(index, rng), self.width, self.height)
+        indices = [index, *rng.integers(len(self.samples), size=3).tolist()]
+        picture = mosaic([self._read(i, rng) for i in indices], self.width, self.height, rng)
         image, boxes = vary(picture, self.width, self.height, self.how, rng)
         size = np.array([self.width, self.height], np.float32)
         corners = boxes[:, 1:].reshape(-1, 2, 2) / size  # (N, 2 corners, 2)
@@ -48,8 +47,10 @@ class TrainingSet(Dataset[tuple[Tensor, Tensor]]):
         return torch.from_numpy(rgb), torch.from_numpy(labels.astype(np.float32))
 
     def _read(self, index: int, rng: np.random.Generator) -> Picture:
-        """A picture with its boxes in pixels; one that cannot be decoded is named and replaced by another."""
+        """A picture scaled to fit, boxes in pixels; one that cannot be decoded is named and replaced by another."""
         for _ in range(MAX_REPLACEMENTS):
+            if index in self.kept:
+                return self.kept[index]
             sample = self.samples[index]
             try:
                 image = read_image(sample.image)
@@ -57,7 +58,11 @@ class TrainingSet(Dataset[tuple[Tensor, Tensor]]):
                 warn(f"skipped: {error}")
                 index = int(rng.integers(len(self.samples)))
                 continue
-            return image, pixel_boxes(sample.labels, image.shape[1], image.shape[0])
+            boxes = pixel_boxes(sample.labels, image.shape[1], image.shape[0])
+            picture = fit((image, boxes), self.width, self.height)
+            if self.keep:
+                self.kept[index] = picture
+            return picture
         raise DataError(f"{MAX_REPLACEMENTS} images in a row could not be read, the last one {sample.image}")
 
 

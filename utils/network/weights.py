@@ -143,10 +143,23 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     except (RuntimeError, EOFError, LookupError, ValueError, AttributeError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise WeightsError(f"{path}: damaged or no PyTorch file: {reason}") from None
-    if not isinstance(content, dict) or content.get("format") != CHECKPOINT_FORMAT:
+    if not isinstance(content, dict) or content.get("format") != CHECKPOINT_FORMAT or not _has_parts(content):
         keys = ", ".join(map(str, list(content)[:5])) if isinstance(content, dict) else type(content).__name__
         raise WeightsError(f"{path}: expected a checkpoint written by this project, got {keys}")
     return Checkpoint(content["cfg"], tuple(content["names"]), content["model"], content["seen"])
+
+
+def _has_parts(content: dict[str, Any]) -> bool:
+    """Whether a checkpoint's parts are there and of their types: the file is somebody else's."""
+    names, tensors = content.get("names"), content.get("model")
+    return (
+        isinstance(content.get("cfg"), str)
+        and isinstance(content.get("seen"), int)
+        and isinstance(names, list)
+        and all(isinstance(name, str) for name in names)
+        and isinstance(tensors, dict)
+        and all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in tensors.items())
+    )
 
 
 def load_tensors(model: nn.Module, tensors: dict[str, Tensor], path: str | Path, skip: Iterable[str] = ()) -> int:
