@@ -13,7 +13,7 @@ from utils.evaluation.evaluate import EvaluationSettings, evaluate
 from utils.evaluation.metrics import Metrics
 from utils.files import new_run_folder
 from utils.log import say
-from utils.options import check_thresholds, choose_device, parse_size, run_command
+from utils.options import check_loading, check_thresholds, choose_device, parse_size, run_command
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,7 @@ def test(options: TestOptions) -> TestResult:
     """Measure AP on the validation images and write metrics.json. Raises InputError for bad input."""
     device = choose_device(options.device)
     check_thresholds(options.conf, options.iou)
+    check_loading(options.batch_size, options.workers)
     spec = load_data(options.data)
     if not spec.valid:
         raise DataError(f"{spec.path}: expected the key valid, which test.py needs")

@@ -19,7 +19,7 @@ from utils.evaluation.metrics import Metrics
 from utils.files import find_file, new_run_folder, write_text
 from utils.log import counted, say
 from utils.network.graph import Graph, fit_heads, load_graph, num_classes_of
-from utils.options import choose_device, parse_size, run_command
+from utils.options import check_loading, choose_device, parse_size, run_command
 from utils.training.assign import HeadSpec
 from utils.training.engine import EpochResult, train_one_epoch
 from utils.training.history import Record, draw_history, write_csv
@@ -49,7 +49,7 @@ class TrainOptions:
     """auto, cpu, cuda or cuda:N."""
     workers: int = 2
     """Processes that load images (0: none but the main one)."""
-    lr: float = 0.005
+    lr: float = 0.004
     """Learning rate after warm-up."""
     seed: int = 0
     """Seed of everything random."""
@@ -116,12 +116,11 @@ def train(options: TrainOptions) -> TrainResult:
 
 def check_options(options: TrainOptions) -> None:
     """Raise InputError for numbers that cannot be trained with."""
-    for name, lowest in (("epochs", 1), ("batch_size", 1), ("workers", 0)):
-        value = getattr(options, name)
-        if value < lowest:
-            raise InputError(f"--{name.replace('_', '-')} {value}: expected at least {lowest}")
+    check_loading(options.batch_size, options.workers)
+    if options.epochs < 1:
+        raise InputError(f"--epochs {options.epochs}: expected at least 1")
     if not 0 < options.lr < 10:
-        raise InputError(f"--lr {options.lr}: expected a positive number, such as 0.005")
+        raise InputError(f"--lr {options.lr}: expected a positive number, such as 0.004")
 
 
 def seed_everything(seed: int) -> None:

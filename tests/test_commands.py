@@ -228,6 +228,11 @@ def test_bad_input_of_each_command(trained: Path, data: Path, tmp_path: Path) ->
         (["test.py", "--weights", weights, "--data", data / "s.data", "--conf", "2"], "--conf 2.0: expected 0 to 1"),
         (["train.py", "--cfg", cfg, "--data", data / "s.data", "--img-size", "100"], "divisible by 16"),
         (["train.py", "--cfg", cfg, "--data", data / "s.data", "--epochs", "0"], "--epochs 0: expected at least 1"),
+        (
+            ["train.py", "--cfg", cfg, "--data", data / "s.data", "--workers", "999999"],
+            "--workers 999999: expected 0 to",
+        ),
+        (["test.py", "--weights", weights, "--data", data / "s.data", "--batch-size", "0"], "--batch-size 0: expected"),
         (["train.py", "--cfg", cfg, "--data", data / "s.data", "--device", "cuda:77"], "--device cuda:77: expected"),
         (["train.py", "--cfg", cfg, "--data", data / "s.data", "--name", "a/b"], "--name 'a/b': expected a plain"),
         (["test.py", "--cfg", "yolov3-tiny.cfg", "--weights", weights, "--data", data / "s.data"], "best.pt: "),

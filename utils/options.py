@@ -1,5 +1,6 @@
 """From an options dataclass to a command: flags by tyro, expected errors as one line and exit code 2."""
 
+import os
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -62,3 +63,12 @@ def check_thresholds(confidence: float, iou: float) -> None:
     for flag, value in (("--conf", confidence), ("--iou", iou)):
         if not 0 <= value <= 1:
             raise InputError(f"{flag} {value}: expected 0 to 1")
+
+
+def check_loading(batch_size: int, workers: int) -> None:
+    """Raise InputError for a batch or a number of loading processes that cannot work here."""
+    most = 8 * (os.cpu_count() or 1)  # each takes hundreds of megabytes
+    if batch_size < 1:
+        raise InputError(f"--batch-size {batch_size}: expected at least 1")
+    if not 0 <= workers <= most:
+        raise InputError(f"--workers {workers}: expected 0 to {most} on this machine")

@@ -37,7 +37,7 @@ def test_average_by_formula() -> None:
             network.weight.fill_(update * 10.0)
             network.num_batches_tracked.fill_(update)
         average.update(network)
-        decay = 0.9999 * (1 - math.exp(-update / 2000))
+        decay = 0.998 * (1 - math.exp(-update / 200))
         expected = decay * expected + (1 - decay) * update * 10
     assert average.model.weight.item() == pytest.approx(expected, rel=1e-5)
     assert average.model.num_batches_tracked.item() == 5

@@ -1,0 +1,38 @@
+"""From a picture to boxes in its own pixels."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from utils.inference.predictor import Predictor
+
+
+class Oracle(nn.Module):
+    """Finds the one white rectangle of its input, and a faint second class of the same box."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unused = nn.Parameter(torch.zeros(1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        rows, columns = (images[0].min(dim=0).values > 0.8).nonzero(as_tuple=True)
+        x1, y1, x2, y2 = columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
+        box = torch.tensor([(x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1, 0.9, 0.2, 0.8])
+        return box.view(1, 1, 7)
+
+
+@pytest.mark.parametrize("stretched", [False, True])
+@pytest.mark.parametrize("size", [(320, 240), (240, 320), (97, 400)])
+def test_boxes_come_back_in_the_images_pixels(stretched: bool, size: tuple[int, int]) -> None:
+    width, height = size
+    image = np.zeros((height, width, 3), np.uint8)
+    image[height // 4 : height // 2, width // 3 : width] = 255
+    result = Predictor(Oracle(), ["a", "b"], (256, 128), stretched=stretched)(image)
+    (box,) = result.boxes
+    scale = max(width / 256, height / 128)
+    expected = [width // 3, height // 4, width, height // 2]
+    np.testing.assert_allclose([box.x1, box.y1, box.x2, box.y2], expected, atol=1.5 * scale)
+    assert (box.name, box.class_index) == ("b", 1) and box.score == pytest.approx(0.72)
+    assert (result.width, result.height, result.resize) == (*size, "stretch" if stretched else "letterbox")
+    assert result.counts() == "1 b"
