@@ -1,5 +1,6 @@
 """Find objects in images and videos: `python detect.py --weights runs/train/exp/best.pt --source photo.jpg`."""
 
+import itertools
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,11 +71,13 @@ def detect(options: DetectOptions) -> Detected:
     model.to(memory_format=torch.channels_last)
     predictor = Predictor(model, model.names, size, options.conf, options.iou, options.stretch)
     predictor(np.zeros((size[1], size[0], 3), np.uint8))  # the first run of a network is slow; it is not timed
+    frames = source.frames()
+    first = next(frames)  # nothing readable is an error before anything is written
     folder = new_run_folder("runs/detect", options.name)
     results: list[tuple[Path, Result]] = []
     rows: list[dict[str, Any]] = []
     with Writer(folder) as writer:
-        for frame in source.frames():
+        for frame in itertools.chain([first], frames):
             result = predictor(frame.image)
             results.append((frame.path, result))
             rows.append(describe(frame, result))

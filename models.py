@@ -49,6 +49,8 @@ class Darknet(nn.Module):
         strides: dict[int, Stride] = {IMAGE: (Fraction(1), Fraction(1))}
         for node in graph.nodes:
             try:
+                if any(source >= 0 and graph.nodes[source].kind == "yolo" for source in node.sources):
+                    raise CfgError("reads a [yolo] head, which has no feature map; expected a [route] before it")
                 block = KINDS[node.kind].build(node.options, tuple(channels[source] for source in node.sources))
                 strides[node.index] = block.out_stride(tuple(strides[source] for source in node.sources))
                 if isinstance(block, blocks.Convolutional) and node.options.share_index is not None:

@@ -17,7 +17,7 @@ from utils.errors import DataError, InputError, WeightsError
 from utils.evaluation.evaluate import EvaluationSettings, evaluate
 from utils.evaluation.metrics import Metrics
 from utils.files import find_file, new_run_folder, write_text
-from utils.log import counted, say
+from utils.log import counted, say, warn
 from utils.network.graph import Graph, fit_heads, load_graph, num_classes_of
 from utils.options import check_loading, choose_device, parse_size, run_command
 from utils.training.assign import HeadSpec
@@ -68,15 +68,17 @@ class TrainResult:
 
 def train(options: TrainOptions) -> TrainResult:
     """Train, validate each epoch, keep the last and the best. Raises InputError for bad input, before any training."""
+    check_options(options)
     seed_everything(options.seed)
     device = choose_device(options.device)
-    check_options(options)
     graph = load_graph(options.cfg)
     spec = load_data(options.data)
     size = parse_size(options.img_size) or (graph.net.width, graph.net.height)
     model, notes = build_model(replace(graph, net=replace(graph.net, width=size[0], height=size[1])), spec, options)
     model.check_size(*size)
     train_samples, valid_samples = load_both(spec)
+    if min(options.batch_size, len(train_samples)) == 1 and max(size) <= model.largest_stride:
+        raise InputError(f"one image of {size[0]}x{size[1]} a step: expected more images or a larger --img-size")
     folder = new_run_folder("runs/train", options.name)
     for note in notes:
         say(note)
@@ -119,6 +121,10 @@ def check_options(options: TrainOptions) -> None:
     check_loading(options.batch_size, options.workers)
     if options.epochs < 1:
         raise InputError(f"--epochs {options.epochs}: expected at least 1")
+    if not 0 <= options.seed < 2**32:
+        raise InputError(f"--seed {options.seed}: expected 0 to {2**32 - 1}")
+    if options.cutoff is not None and options.weights is None:
+        raise InputError("--cutoff: expected --weights with it")
     if not 0 < options.lr < 10:
         raise InputError(f"--lr {options.lr}: expected a positive number, such as 0.004")
 
@@ -137,8 +143,8 @@ def build_model(graph: Graph, spec: DataSpec, options: TrainOptions) -> tuple[Da
         graph = fit_heads(graph, spec.num_classes)
         filters = " and ".join(str(head.options.in_channels) for head in graph.heads())
         notes.append(
-            f"{options.cfg} has {cfg_classes} classes, {options.data} has {spec.num_classes}: heads fitted "
-            f"(filters={filters} before [yolo]); the fitted cfg is model.cfg beside the results"
+            f"{options.cfg} has {counted(cfg_classes, 'class', 'classes')}, {options.data} has {spec.num_classes}: "
+            f"heads fitted (filters={filters} before [yolo]); the fitted cfg is model.cfg beside the results"
         )
     model = Darknet(graph, spec.names)
     if options.weights is not None:
@@ -155,7 +161,7 @@ def load_both(spec: DataSpec) -> tuple[list[Sample], list[Sample]]:
             raise DataError(f"{spec.path}: expected the key {key}, which train.py needs")
     train_samples, problems = load_samples(spec.train, spec.num_classes, "training images")
     valid_samples, more = load_samples(spec.valid, spec.num_classes, "validation images")
-    report([*problems, *more])
+    report(list(dict.fromkeys([*problems, *more])))  # the two may be the same list
     boxes = [sum(len(sample.labels) for sample in samples) for samples in (train_samples, valid_samples)]
     if boxes[0] == 0:
         raise DataError(
@@ -163,9 +169,11 @@ def load_both(spec: DataSpec) -> tuple[list[Sample], list[Sample]]:
         )
     say(
         f"{spec.path.name}: {counted(spec.num_classes, 'class', 'classes')}, "
-        f"{len(train_samples):,} training images with {counted(boxes[0], 'box', 'boxes')}, "
-        f"{len(valid_samples):,} validation images with {counted(boxes[1], 'box', 'boxes')}"
+        f"{counted(len(train_samples), 'training image')} with {counted(boxes[0], 'box', 'boxes')}, "
+        f"{counted(len(valid_samples), 'validation image')} with {counted(boxes[1], 'box', 'boxes')}"
     )
+    if boxes[1] == 0:
+        warn("the validation images have no boxes: AP stays 0, and best.pt is the last epoch")
     return train_samples, valid_samples
 
 

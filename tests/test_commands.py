@@ -99,7 +99,7 @@ def trained(data: Path) -> Path:
     options = ["--cfg", "x.cfg", "--data", "s.data", "--epochs", 2, "--batch-size", 8, "--workers", 0, "--name", "a"]
     done = run("train.py", *options, folder=data)
     assert done.returncode == 0, done.stderr
-    assert "x.cfg has 1 classes, s.data has 3: heads fitted (filters=16 before [yolo])" in done.stdout
+    assert "x.cfg has 1 class, s.data has 3: heads fitted (filters=16 before [yolo])" in done.stdout
     assert "results in runs/train/a" in done.stdout
     return data / "runs" / "train" / "a"
 
@@ -235,6 +235,17 @@ def test_bad_input_of_each_command(trained: Path, data: Path, tmp_path: Path) ->
         (["test.py", "--weights", weights, "--data", data / "s.data", "--batch-size", "0"], "--batch-size 0: expected"),
         (["train.py", "--cfg", cfg, "--data", data / "s.data", "--device", "cuda:77"], "--device cuda:77: expected"),
         (["train.py", "--cfg", cfg, "--data", data / "s.data", "--name", "a/b"], "--name 'a/b': expected a plain"),
+        (["train.py", "--cfg", cfg, "--data", data / "s.data", "--seed", "-1"], "--seed -1: expected 0 to"),
+        (
+            ["train.py", "--cfg", cfg, "--data", data / "s.data", "--cutoff", "3"],
+            "--cutoff: expected --weights with it",
+        ),
+        (["detect.py", "--weights", weights, "--source", tmp_path / "list.txt"], "list.txt: "),
+        (["detect.py", "--weights", tmp_path, "--source", image], "is a folder, expected a file"),
+        (
+            ["detect.py", "--weights", weights, "--source", image, "--names", image],
+            "expected a text file of class names",
+        ),
         (["test.py", "--cfg", "yolov3-tiny.cfg", "--weights", weights, "--data", data / "s.data"], "best.pt: "),
     ]
     for arguments, message in cases:

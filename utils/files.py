@@ -22,6 +22,8 @@ def find_file(name: str | Path, folder: str, error: type[InputError] = InputErro
     for place in places:
         if place.is_file():
             return place
+    if given.is_dir():
+        raise error(f"{name}: is a folder, expected a file")
     looked = ", ".join(dict.fromkeys(str(place) for place in places[:2]))
     raise error(f"{name}: no such file (looked at {looked})")
 

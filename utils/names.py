@@ -1,5 +1,6 @@
 """Where class names come from."""
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,10 +13,22 @@ COCO_NAMES = PROJECT / "data" / "coco.names"
 def read_names(path: str | Path) -> tuple[str, ...]:
     """The lines of a .names file, one class each, blank ones left out. A bare name is also looked for in data/."""
     file = find_file(path, "data", DataError)
-    names = tuple(line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip())
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise DataError(f"{file}: expected a text file of class names, one a line") from None
+    names = tuple(line.strip() for line in text.splitlines() if line.strip())
     if not names:
         raise DataError(f"{file}: expected class names, one a line, got none")
+    check_distinct(names, str(file))
     return names
+
+
+def check_distinct(names: Sequence[str], where: str) -> None:
+    """Raise DataError when two classes have the same name: results are told by name."""
+    for name, number in Counter(names).items():
+        if number > 1:
+            raise DataError(f"{where}: expected distinct class names, got {name!r} {number} times")
 
 
 def class_names(
@@ -29,7 +42,7 @@ def class_names(
     """
     if given is not None:
         if len(given) != num_classes:
-            raise DataError(f"expected {num_classes} class names, the network's class count, got {len(given)}")
+            raise DataError(f"class names: expected {num_classes}, the network's class count, got {len(given)}")
         return tuple(given)
     if len(checkpoint) == num_classes:
         return tuple(checkpoint)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import torch
 
 O = TypeVar("O")
+MAX_SIZE = 16_384  # pixels a side; more does not fit into memory
 
 
 def run_command(
@@ -41,6 +42,8 @@ def parse_size(size: int | str | None) -> tuple[int, int] | None:
     if len(parts) > 2 or not all(part.strip().isdigit() and int(part) > 0 for part in parts):
         raise InputError(f"--img-size {size}: expected N or W,H in pixels, such as 416 or 640,384")
     width, height = int(parts[0]), int(parts[-1])
+    if max(width, height) > MAX_SIZE:
+        raise InputError(f"--img-size {size}: expected at most {MAX_SIZE}")
     return width, height
 
 
@@ -52,6 +55,8 @@ def choose_device(name: str) -> "torch.device":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
+        if device.type not in {"cpu", "cuda"}:
+            raise RuntimeError
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError):
         raise InputError(f"--device {name}: expected auto, cpu, cuda or cuda:N, and a device that is there") from None

@@ -300,6 +300,7 @@ def test_contradictions_name_the_line() -> None:
             "cfg:18: \\[route\\] its inputs have different sizes: stride 2, ",
         ),
         ("[convolutional]\n[sam]\nfrom=0\n", "cfg:17: \\[sam\\] the layer `from`: expected 1 channels, got 8"),
+        (HEAD + "[shortcut]\nfrom=0\n", "\\[shortcut\\] reads a \\[yolo\\] head, which has no feature map"),
         ("[scale_channels]\nfrom=0\n", "the previous layer: expected a single cell"),
         ("[convolutional]\nfilters=9\nshare_index=0\n", "share_index: expected a layer with weights"),
         (

@@ -85,6 +85,8 @@ def test_doubtful_heads_are_noted_but_allowed(tmp_path: Path) -> None:
 
 
 def test_repeated_key_is_told(tmp_path: Path) -> None:
-    problems, keys = lint(tmp_path, BODY.replace("width=64", "width=64\nwidth=32"))
+    problems, keys = lint(tmp_path, BODY.replace("width=64", "width=64\nwidth=64"))
     assert problems == []
+    contradiction, _ = lint(tmp_path, BODY.replace("width=64", "width=64\nwidth=32"))
+    assert len(contradiction) == 1 and "x.cfg:3: width=32: given before as 64 in line 2" in contradiction[0]
     assert keys["net", "width (repeated)"] == "inert: the first counts, line 2"

@@ -17,6 +17,8 @@ def read_coco(path: Path, folder: Path) -> tuple[Annotations, tuple[str, ...]]:
     Crowd regions are not single objects: they are left out and counted. An image that cannot be read, and a box of
     no size, is left out with a problem. Raises `DataError` for a file that is not of this format.
     """
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder of images")
     document = _load(path)
     categories = {entry["id"]: str(entry["name"]) for entry in _entries(document, "categories", ("id", "name"), path)}
     if len(set(categories.values())) != len(categories) or not categories:

@@ -15,7 +15,7 @@ from utils.data import shapes
 from utils.data.images import IMAGE_SUFFIXES
 from utils.errors import DataError
 from utils.files import find_file
-from utils.names import read_names
+from utils.names import check_distinct, read_names
 
 USED_KEYS = ("classes", "train", "valid", "names", "generator")
 DARKNET_KEYS = ("backup", "difficult", "eval", "labels", "map", "results", "top", "tree")  # known, without effect here
@@ -189,6 +189,7 @@ def _agreed_names(names: Sequence[str] | None, count: int | None, where: str) ->
         return tuple(f"class_{i}" for i in range(count))
     if count is not None and count != len(names):
         raise DataError(f"{where}: expected the number of names, {len(names)}, got {count}")
+    check_distinct(names, where)
     return tuple(names)
 
 

@@ -30,6 +30,7 @@ class TrainingSet(Dataset[tuple[Tensor, Tensor]]):
         self.how = how or Augmentation()
         self.keep = len(samples) * self.width * self.height * 3 <= KEEP_BYTES
         self.kept: dict[int, Picture] = {}
+        self.unreadable: set[int] = set()  # named once each
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -55,7 +56,9 @@ class TrainingSet(Dataset[tuple[Tensor, Tensor]]):
             try:
                 image = read_image(sample.image)
             except DataError as error:
-                warn(f"skipped: {error}")
+                if index not in self.unreadable:
+                    self.unreadable.add(index)
+                    warn(f"skipped: {error}")
                 index = int(rng.integers(len(self.samples)))
                 continue
             boxes = pixel_boxes(sample.labels, image.shape[1], image.shape[0])

@@ -70,6 +70,11 @@ def _check_section(section: Section, index: int, report: Report) -> None:
         if entry.key in seen:
             first = next(other for other in section.entries if other.key == entry.key)
             report.count(section.kind, f"{entry.key} (repeated)", f"inert: the first counts, line {first.line}")
+            if entry.value != first.value:
+                report.problem(
+                    f"{section.path}:{entry.line}: {entry.key}={entry.value}: given before as {first.value} in line "
+                    f"{first.line}; Darknet and this project take the first, OpenCV the last"
+                )
             continue
         seen.add(entry.key)
         report.count(section.kind, entry.key, _status(options_type, entry.key))

@@ -6,6 +6,8 @@ little endian, layer by layer. Source: darknet src/parser.c: load_weights_upto, 
 
 import pickle
 import struct
+import warnings
+import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,9 +49,15 @@ def read_weights(path: str | Path) -> WeightsFile:
     wide = major * 10 + minor >= 2
     start = 20 if wide else 16
     if len(data) < start or (len(data) - start) % 4:
-        raise WeightsError(f"{path}: expected float32 values after the header, got {len(data) - start} bytes")
+        raise WeightsError(
+            f"{path}: truncated or no weights file: expected whole float32 values (4 bytes each) after the header, "
+            f"got {len(data) - start} bytes"
+        )
     seen = struct.unpack("<Q" if wide else "<I", data[12:start])[0]
-    return WeightsFile(path, seen, np.frombuffer(data, "<f4", offset=start))
+    values = np.frombuffer(data, "<f4", offset=start)
+    if not np.isfinite(values).all():
+        raise WeightsError(f"{path}: damaged: {np.count_nonzero(~np.isfinite(values)):,} values are not finite numbers")
+    return WeightsFile(path, seen, values)
 
 
 def stream_sizes(blocks: Iterable[nn.Module]) -> list[int]:
@@ -134,19 +142,28 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
 def read_checkpoint(path: str | Path) -> Checkpoint:
     """Read a .pt without running anything in it. Raises WeightsError for pickled objects and foreign content."""
     try:
-        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # what torch has to say of foreign pickles is said below
+            content: Any = torch.load(path, map_location="cpu", weights_only=True)
+        if zipfile.is_zipfile(path):
+            _check_sums(path)
     except pickle.UnpicklingError:
         raise WeightsError(
             f"{path}: refused: it holds pickled objects (or no checkpoint at all), and loading those would run code; "
             "expected a .pt written by this project, or a Darknet .weights file"
         ) from None
-    except (RuntimeError, EOFError, LookupError, ValueError, AttributeError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise WeightsError(f"{path}: damaged or no PyTorch file: {reason}") from None
+    except (RuntimeError, EOFError, LookupError, ValueError, AttributeError, zipfile.BadZipFile):
+        raise WeightsError(f"{path}: damaged, or no PyTorch file") from None
     if not isinstance(content, dict) or content.get("format") != CHECKPOINT_FORMAT or not _has_parts(content):
         keys = ", ".join(map(str, list(content)[:5])) if isinstance(content, dict) else type(content).__name__
         raise WeightsError(f"{path}: expected a checkpoint written by this project, got {keys}")
     return Checkpoint(content["cfg"], tuple(content["names"]), content["model"], content["seen"])
+
+
+def _check_sums(path: str | Path) -> None:
+    """Raise BadZipFile when a part of the archive does not have its checksum, which torch.load does not look at."""
+    with zipfile.ZipFile(path) as archive:
+        if archive.testzip() is not None:
+            raise zipfile.BadZipFile
 
 
 def _has_parts(content: dict[str, Any]) -> bool:
