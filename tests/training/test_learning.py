@@ -1,4 +1,4 @@
-"""The chain from labels to AP learns: white rectangles on noise, in half a minute."""
+"""The chain from labels to AP learns: white rectangles on noise."""
 
 from pathlib import Path
 
@@ -67,5 +67,5 @@ def test_it_learns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scale: str) 
     (tmp_path / "s.data").write_text("classes=1\ntrain=set\nvalid=set\n")
     (tmp_path / "x.cfg").write_text(CFG.replace("SCALE", scale))
     monkeypatch.chdir(tmp_path)
-    result = train(TrainOptions(cfg="x.cfg", data="s.data", epochs=30, batch_size=8, workers=0))
-    assert result.metrics.ap50 > 0.9 and result.metrics.ap > 0.5
+    result = train(TrainOptions(cfg="x.cfg", data="s.data", epochs=16, batch_size=8, workers=0))
+    assert result.metrics.ap50 > 0.8
