@@ -14,7 +14,8 @@ IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".
 EXIF_ORIENTATION = 0x0112  # 5 to 8: the camera was held upright, so width and height change places
 
 # What OpenCV has to say about a file ends up in our own message, with the file's name.
-cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+_SILENT = 0
+(getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel)(_SILENT)  # the first is gone from newer 4.x
 
 
 def read_image(path: str | Path) -> np.ndarray:
