@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -204,14 +205,14 @@ def load_weights(model: Darknet, path: Path, cutoff: int | None = None, other_cl
     return f"{path}: {count} tensors, all but the heads ({other_classes} classes there)"
 
 
-def save_weights(model: Darknet, path: str | Path) -> None:
-    """Write a .pt checkpoint or a Darknet .weights file, by the suffix."""
+def save_weights(model: Darknet, path: str | Path, training: dict[str, Any] | None = None) -> None:
+    """Write a .pt checkpoint or a Darknet .weights file, by the suffix; a .pt may carry a training's state."""
     suffix = Path(path).suffix
     if suffix == ".weights":
         save_darknet(model.blocks, path, model.seen)
     elif suffix in {".pt", ".pth"}:
         tensors = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
-        save_checkpoint(path, Checkpoint(model.graph.to_cfg(), tuple(model.names), tensors, model.seen))
+        save_checkpoint(path, Checkpoint(model.graph.to_cfg(), tuple(model.names), tensors, model.seen, training))
     else:
         raise WeightsError(f"{path}: expected a name that ends in .weights or .pt")
 

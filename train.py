@@ -1,167 +1,177 @@
 """Train a detector: `python train.py --cfg ghost-yolov3-tiny.cfg` trains on the embedded shapes."""
 
-import json
 import random
-import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from models import Darknet, load_weights, save_weights
+from utils.data.cache import keep_pictures
 from utils.data.datafile import DataSpec, load_data
-from utils.data.dataset import TrainingSet, make_loader
+from utils.data.dataset import TrainingSet
 from utils.data.labels import Sample, load_samples, report
-from utils.errors import DataError, InputError, WeightsError
-from utils.evaluation.evaluate import EvaluationSettings, evaluate
-from utils.evaluation.metrics import Metrics
-from utils.files import find_file, new_run_folder, write_text
+from utils.data.sampler import StepSampler
+from utils.errors import DataError, InputError, Stopped, WeightsError
+from utils.evaluation.evaluate import EvaluationSettings
+from utils.files import find_file, new_run_folder
 from utils.log import counted, say, warn
-from utils.network.graph import Graph, fit_heads, load_graph, num_classes_of
-from utils.options import check_loading, choose_device, parse_size, run_command
+from utils.network.graph import Graph, fit_heads, load_graph, num_classes_of, parse_graph
+from utils.network.weights import Checkpoint
+from utils.options import choose_device, parse_size, run_command
+from utils.training.anchors import all_anchors, fit_anchors, measure_anchors, sides_px, with_anchors
 from utils.training.assign import HeadSpec
-from utils.training.engine import EpochResult, train_one_epoch
-from utils.training.history import Record, draw_history, write_csv
+from utils.training.autobatch import fitting_batch
+from utils.training.checkpoint import data_fingerprint, find_run, reopen
+from utils.training.distributed import Ranks, join_ranks
+from utils.training.engine import Trainee
+from utils.training.freeze import freeze, frozen_layers, ranges
+from utils.training.guard import Guard
 from utils.training.loss import DetectionLoss
-from utils.training.schedule import Average, Schedule, make_optimizer
+from utils.training.optimizers import make_optimizer
+from utils.training.options import TrainOptions, check_options, command_defaults, with_hyp
+from utils.training.precision import choose_precision, precision_words
+from utils.training.run import Callback, EpochEnd, Run, TrainResult
+from utils.training.schedule import Average, Schedule
+from utils.training.stop import StopRequest, stop_on_signal
+from utils.training.trouble import check_workers, explained
+
+__all__ = ["EpochEnd", "TrainOptions", "TrainResult", "train"]
+
+LEAST_RECALL = 0.98  # of the anchors, below which it is worth a word
 
 
-@dataclass(frozen=True)
-class TrainOptions:
-    """Options of train.py."""
+def train(options: TrainOptions, callback: Callback | None = None) -> TrainResult:
+    """Train, validate each epoch, keep the last and the best weights; or go on with a stopped training.
 
-    cfg: str = "ghost-yolov3-tiny.cfg"
-    """Network, a Darknet .cfg; a bare name is found in cfg/."""
-    data: str = "shapes.data"
-    """Data set, a Darknet .data or a .yaml; the default is the embedded one, drawn on first use."""
-    weights: str | None = None
-    """Start from these weights (.weights or .pt); the heads are left out where the class counts differ."""
-    cutoff: int | None = None
-    """Take only the first N layers from a .weights file (backbone files)."""
-    epochs: int = 100
-    """Times through the training images."""
-    batch_size: int = 16
-    """Images per step."""
-    img_size: str | int | None = None
-    """Input size in pixels, N or W,H (default: the cfg's)."""
-    device: str = "auto"
-    """auto, cpu, cuda or cuda:N."""
-    workers: int = 2
-    """Processes that load images (0: none but the main one)."""
-    lr: float = 0.004
-    """Learning rate after warm-up."""
-    seed: int = 0
-    """Seed of everything random."""
-    name: str = "exp"
-    """Results go to runs/train/NAME (NAME-2 ... where it exists)."""
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """Where a training left its results, and the best epoch's AP (fractions of 1)."""
-
-    folder: Path
-    best_epoch: int
-    metrics: Metrics
-
-
-def train(options: TrainOptions) -> TrainResult:
-    """Train, validate each epoch, keep the last and the best. Raises InputError for bad input, before any training."""
+    Raises InputError for bad input before any training, and Stopped when SIGINT or SIGTERM ended it in good order.
+    """
+    checkpoint = folder = None
+    if options.resume is not None:
+        file = find_run(options.resume)
+        checkpoint, options = reopen(file, options)
+        folder = file.parent
+    options = with_hyp(options)
     check_options(options)
+    if options.evolve:
+        raise InputError("evolve: expected 0 here; call utils.training.evolve.evolve")
+    with join_ranks(options.device) as (ranks, device), stop_on_signal() as stop, explained(options.batch_size, stop):
+        run = prepare(replace(options, device=device), ranks, stop, checkpoint, folder)
+        if checkpoint is None:
+            run.start()
+        else:
+            run.resume(checkpoint)
+        try:
+            return run.all_epochs(callback)
+        except Stopped as stopped:
+            run.save()
+            say(f"{stopped} in {run.place}; go on with: python train.py --resume {run.folder}")
+            raise
+
+
+# ---- Preparation ---------------------------------------------------------------------------------------------------
+
+
+def prepare(
+    options: TrainOptions,
+    ranks: Ranks,
+    stop: StopRequest,
+    checkpoint: Checkpoint | None = None,
+    folder: Path | None = None,
+) -> Run:
+    """Everything a training needs, built and checked, with the network of a checkpoint or of the cfg.
+
+    Nothing is written but a new run folder, unless `folder` is given.
+    """
     seed_everything(options.seed)
     device = choose_device(options.device)
-    graph = load_graph(options.cfg)
+    dtype = choose_precision(options.amp, device)
     spec = load_data(options.data)
-    size = parse_size(options.img_size) or (graph.net.width, graph.net.height)
-    model, notes = build_model(replace(graph, net=replace(graph.net, width=size[0], height=size[1])), spec, options)
+    samples = load_both(spec, ranks, options.single_cls)
+    names = ("object",) if options.single_cls else spec.names
+    if checkpoint is None:
+        graph = load_graph(options.cfg)
+        size = parse_size(options.img_size) or (graph.net.width, graph.net.height)
+        model, notes = build_model(sized(graph, size), names, samples[0], options)
+    else:
+        graph = parse_graph(checkpoint.cfg, "the checkpoint's cfg")
+        size = graph.net.width, graph.net.height
+        model, notes = Darknet(graph, checkpoint.names), []
+        model.seen = checkpoint.seen
     model.check_size(*size)
-    train_samples, valid_samples = load_both(spec)
-    if min(options.batch_size, len(train_samples)) == 1 and max(size) <= model.largest_stride:
-        raise InputError(f"one image of {size[0]}x{size[1]} a step: expected more images or a larger --img-size")
-    folder = new_run_folder("runs/train", options.name)
+    frozen = [] if options.freeze is None else frozen_layers(model.graph, options.freeze)
+    blocks = freeze(list(model.blocks), frozen)
+    if frozen:
+        notes.append(f"frozen: layers {ranges(frozen)}")
+    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    criterion = DetectionLoss(head_specs(model), options.loss(class_factors(options, samples[0], names)), ranks)
+    if options.autobatch:
+        options = replace(options, batch_size=fitting_batch(model, criterion, size, device, dtype))
+        notes.append(f"--autobatch: {options.batch_size} images a step")
+    check_batch(options, len(samples[0]), size, model.largest_stride, ranks)
+    check_workers(options.workers, options.batch_size, size, ranks.local_world)
+    if folder is None:
+        folder = ranks.share(new_run_folder(options.project, options.name) if ranks.first else Path())
     for note in notes:
         say(note)
-    write_run_files(folder, model, options)
+    where = device if device.type == "cpu" else torch.cuda.get_device_name(device)
+    say(f"{where}, {precision_words(dtype)}" + (f", {ranks.world} processes" if ranks.world > 1 else ""))
 
-    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    loader = make_loader(TrainingSet(train_samples, size), options.batch_size, options.workers, True, options.seed)
-    criterion = DetectionLoss(
-        [HeadSpec(h.anchors, h.num_classes, h.scale_x_y, h.new_coords) for h in model.yolo_layers]
+    pictures = keep_pictures(samples[0], size, options.cache, spec.path, ranks.local_world)
+    dataset = TrainingSet(pictures, options.augmentation(), options.seed, options.mosaic_epochs)
+    sampler = StepSampler(
+        len(samples[0]),
+        options.batch_size // ranks.world,
+        size,
+        options.seed,
+        ranks.rank,
+        ranks.world,
+        rect_sizes(samples[0], size, model.largest_stride) if options.rect else None,
+        model.largest_stride if options.multi_scale else None,
     )
-    schedule = Schedule(make_optimizer(model, options.lr), options.lr, options.epochs, len(loader))
-    average = Average(model)
+    optimizer = make_optimizer(model, options.optimizer, options.highest_lr, options.momentum, options.decay)
+    average = Average(model, options.average)
+    scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
+    schedule = Schedule(optimizer, options.schedule_options(), options.epochs, sampler.steps)
+    guard = Guard(model, folder / "last.pt", scaler)
+    trainee = Trainee(
+        model, criterion, schedule, average, guard, scaler, dtype, options.clip, options.accumulate, blocks, ranks
+    )
     settings = EvaluationSettings(size, batch_size=options.batch_size, workers=options.workers)
-    records: list[Record] = []
-    best: tuple[int, Metrics] | None = None
-    for epoch in range(options.epochs):
-        start = time.perf_counter()
-        label = f"epoch {epoch + 1}/{options.epochs}"
-        result = train_one_epoch(model, criterion, loader, schedule, average, epoch, label)
-        trained = time.perf_counter() - start
-        average.model.seen = model.seen = model.seen + result.images
-        metrics = evaluate(average.model, valid_samples, model.names, settings, "validation")
-        records.append(make_record(epoch, result, metrics, trained, time.perf_counter() - start))
-        say(f"{label}: AP@.5 {metrics.ap50:.3f}, AP@.5:.95 {metrics.ap:.3f}, {result.images / trained:.1f} images/s")
-        save_weights(average.model, folder / "last.pt")
-        if best is None or metrics.ap > best[1].ap or (metrics.ap == best[1].ap == 0):
-            best = epoch, metrics
-            save_weights(average.model, folder / "best.pt")
-            save_weights(average.model, folder / "best.weights")
-        write_csv(folder / "results.csv", records)
-        draw_history(folder / "results.png", records, f"{Path(options.cfg).stem} on {Path(options.data).stem}")
-    assert best is not None
-    say(best[1].table())
-    say(f"best epoch {best[0] + 1}: AP@.5 {best[1].ap50:.3f}, AP@.5:.95 {best[1].ap:.3f}; results in {folder}")
-    return TrainResult(folder, best[0] + 1, best[1])
-
-
-def check_options(options: TrainOptions) -> None:
-    """Raise InputError for numbers that cannot be trained with."""
-    check_loading(options.batch_size, options.workers)
-    if options.epochs < 1:
-        raise InputError(f"--epochs {options.epochs}: expected at least 1")
-    if not 0 <= options.seed < 2**32:
-        raise InputError(f"--seed {options.seed}: expected 0 to {2**32 - 1}")
-    if options.cutoff is not None and options.weights is None:
-        raise InputError("--cutoff: expected --weights with it")
-    if not 0 < options.lr < 10:
-        raise InputError(f"--lr {options.lr}: expected a positive number, such as 0.004")
+    fingerprint = data_fingerprint([*samples[0], *samples[1]])
+    run = Run(
+        options, folder, model, save_weights, trainee, dataset, sampler, samples[1], settings, fingerprint, ranks, stop
+    )
+    if options.sync_bn and ranks.world > 1:
+        model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    trainee.model = ranks.wrap(model, device)
+    return run
 
 
 def seed_everything(seed: int) -> None:
-    """Seed Python, NumPy and torch."""
+    """Seed Python, NumPy and torch, and have torch compute the same way each time on a CPU."""
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs time
 
 
-def build_model(graph: Graph, spec: DataSpec, options: TrainOptions) -> tuple[Darknet, list[str]]:
-    """The network with heads for the data's classes, its starting weights loaded, and what to tell of both."""
-    cfg_classes, notes = num_classes_of(graph), []
-    if cfg_classes != spec.num_classes:
-        graph = fit_heads(graph, spec.num_classes)
-        filters = " and ".join(str(head.options.in_channels) for head in graph.heads())
-        notes.append(
-            f"{options.cfg} has {counted(cfg_classes, 'class', 'classes')}, {options.data} has {spec.num_classes}: "
-            f"heads fitted (filters={filters} before [yolo]); the fitted cfg is model.cfg beside the results"
-        )
-    model = Darknet(graph, spec.names)
-    if options.weights is not None:
-        file = find_file(options.weights, "weights", WeightsError)
-        notes.append("weights from " + load_weights(model, file, options.cutoff, other_classes=cfg_classes))
-        model.seen = 0
-    return model, notes
+def sized(graph: Graph, size: tuple[int, int]) -> Graph:
+    """The graph with this input (width, height), its anchors as they are."""
+    return replace(graph, net=replace(graph.net, width=size[0], height=size[1]))
 
 
-def load_both(spec: DataSpec) -> tuple[list[Sample], list[Sample]]:
+def load_both(spec: DataSpec, ranks: Ranks, single_cls: bool) -> tuple[list[Sample], list[Sample]]:
     """Training and validation samples; what is wrong with them is reported. Raises DataError when there are none."""
     for images, key in ((spec.train, "train"), (spec.valid, "valid")):
         if not images:
             raise DataError(f"{spec.path}: expected the key {key}, which train.py needs")
     train_samples, problems = load_samples(spec.train, spec.num_classes, "training images")
     valid_samples, more = load_samples(spec.valid, spec.num_classes, "validation images")
-    report(list(dict.fromkeys([*problems, *more])))  # the two may be the same list
+    if ranks.first:
+        report(list(dict.fromkeys([*problems, *more])))  # the two may be the same list
     boxes = [sum(len(sample.labels) for sample in samples) for samples in (train_samples, valid_samples)]
     if boxes[0] == 0:
         raise DataError(
@@ -174,31 +184,81 @@ def load_both(spec: DataSpec) -> tuple[list[Sample], list[Sample]]:
     )
     if boxes[1] == 0:
         warn("the validation images have no boxes: AP stays 0, and best.pt is the last epoch")
+    if single_cls:
+        for sample in (*train_samples, *valid_samples):
+            sample.labels[:, 0] = 0
     return train_samples, valid_samples
 
 
-def write_run_files(folder: Path, model: Darknet, options: TrainOptions) -> None:
-    """model.cfg, model.names and options.json: all that test.py and detect.py need beside the weights."""
-    comment = f"{Path(options.cfg).name} as trained on {Path(options.data).name}"
-    write_text(folder / "model.cfg", model.graph.to_cfg(comment))
-    write_text(folder / "model.names", "\n".join(model.names) + "\n")
-    write_text(folder / "options.json", json.dumps(asdict(options), indent=2) + "\n")
+def build_model(
+    graph: Graph, names: tuple[str, ...], samples: list[Sample], options: TrainOptions
+) -> tuple[Darknet, list[str]]:
+    """The network with heads for the data, its starting weights loaded, and what to tell of both."""
+    cfg_classes, notes = num_classes_of(graph), []
+    if cfg_classes != len(names):
+        graph = fit_heads(graph, len(names))
+        filters = " and ".join(str(head.options.in_channels) for head in graph.heads())
+        notes.append(
+            f"{options.cfg} has {counted(cfg_classes, 'class', 'classes')}, {options.data} has {len(names)}: "
+            f"heads fitted (filters={filters} before [yolo]); the fitted cfg is model.cfg beside the results"
+        )
+    sides, before = sides_px(samples, (graph.net.width, graph.net.height)), all_anchors(graph)
+    quality = measure_anchors(sides, before)
+    if options.autoanchor:
+        anchors = fit_anchors(sides, len(before), before, options.seed)
+        graph = with_anchors(graph, Darknet(graph).strides, anchors)
+        notes.append(f"--autoanchor: {quality} before, {measure_anchors(sides, all_anchors(graph))} now")
+    elif quality.recall < LEAST_RECALL:
+        notes.append(f"the cfg's anchors fit the boxes badly: {quality}; try --autoanchor")
+    model = Darknet(graph, names)
+    if options.weights is not None:
+        file = find_file(options.weights, "weights", WeightsError)
+        notes.append("weights from " + load_weights(model, file, options.cutoff, other_classes=cfg_classes))
+        model.seen = 0
+    return model, notes
 
 
-def make_record(epoch: int, result: EpochResult, metrics: Metrics, trained: float, total: float) -> Record:
-    """One row of results.csv; `trained` and `total` are seconds without and with validation."""
-    return Record(
-        epoch=epoch + 1,
-        box=result.box,
-        objectness=result.objectness,
-        classes=result.classes,
-        ap50=metrics.ap50,
-        ap=metrics.ap,
-        lr=result.lr,
-        images_per_second=result.images / trained,
-        seconds=total,
-    )
+def head_specs(model: Darknet) -> list[HeadSpec]:
+    """What the loss must know of the heads."""
+    return [HeadSpec(h.anchors, h.num_classes, h.scale_x_y, h.new_coords) for h in model.yolo_layers]
+
+
+def class_factors(options: TrainOptions, samples: list[Sample], names: tuple[str, ...]) -> tuple[float, ...] | None:
+    """With --class-weights, a factor for each class: the inverse of its labels' count, mean 1 over classes with any."""
+    if not options.class_weights:
+        return None
+    counts = np.bincount(np.concatenate([s.labels[:, 0] for s in samples]).astype(int), minlength=len(names))
+    inverse = 1 / np.maximum(counts, 1)
+    return tuple((inverse / inverse[counts > 0].mean()).clip(max=10).tolist())
+
+
+def check_batch(options: TrainOptions, images: int, size: tuple[int, int], stride: int, ranks: Ranks) -> None:
+    """Raise InputError for a batch that cannot be shared out, or one too small for batch normalisation."""
+    if options.batch_size % ranks.world or images < ranks.world:
+        raise InputError(
+            f"--batch-size {options.batch_size}, {counted(images, 'image')}: "
+            f"expected a multiple of the {ranks.world} processes, and as many images at least"
+        )
+    if min(options.batch_size, images) // ranks.world == 1 and max(size) <= stride:
+        raise InputError(f"one image of {size[0]}x{size[1]} a step: expected more images or a larger --img-size")
+
+
+def rect_sizes(samples: list[Sample], size: tuple[int, int], stride: int) -> np.ndarray:
+    """(N, 2) the smallest input, width and height in multiples of the stride, that each image fits into."""
+    sizes = np.array([sample.size for sample in samples])
+    fitted = sizes * (np.array(size) / sizes).min(axis=1, keepdims=True)
+    return (np.ceil((fitted / stride).round(6)) * stride).astype(int)
+
+
+def main(options: TrainOptions) -> None:
+    """Train, or search for better options."""
+    if options.evolve:
+        from utils.training.evolve import evolve  # here: Optuna is for this alone
+
+        evolve(options, train)
+    else:
+        train(options)
 
 
 if __name__ == "__main__":
-    run_command(train, TrainOptions, "Train a detector on labelled images.")
+    run_command(main, TrainOptions, "Train a detector on labelled images.", defaults=command_defaults)

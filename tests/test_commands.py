@@ -108,10 +108,12 @@ def test_train_leaves_what_the_readme_promises(trained: Path) -> None:
     names = {path.name for path in trained.iterdir()}
     assert names == {
         "last.pt", "best.pt", "best.weights", "model.cfg", "model.names", "results.csv", "results.png", "options.json",
+        "labels.png", "train_batch0.jpg", "train_batch1.jpg", "train_batch2.jpg", "predictions.jpg",
     }  # fmt: skip
     rows = (trained / "results.csv").read_text().splitlines()
     assert len(rows) == 3 and rows[0].startswith("epoch,box,objectness,classes,ap50,ap,lr")
-    assert cv2.imread(str(trained / "results.png")).shape[2] == 3
+    for picture in trained.glob("*.[jp][pn]g"):
+        assert cv2.imread(str(picture)).std() > 5
     assert json.loads((trained / "options.json").read_text())["batch_size"] == 8
     assert torch.load(trained / "best.pt", weights_only=True)["names"] == ["circle", "square", "triangle"]
 

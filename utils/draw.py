@@ -10,6 +10,9 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from utils.files import whole_file
+
+MAX_SIDE = 1920  # pixels of a grid of tiles
 GOLDEN = 0.618033988749895  # steps of the hue circle that keep any number of classes apart
 
 
@@ -44,3 +47,16 @@ def draw_boxes(image: np.ndarray, boxes_xyxy: np.ndarray, labels: Sequence[str],
         dark = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2] > 140
         pen.text((left + 3, top + 1), label, font=font, fill="black" if dark else "white")
     return cv2.cvtColor(np.asarray(canvas), cv2.COLOR_RGB2BGR)
+
+
+def write_tiles(path: Path, tiles: Sequence[np.ndarray]) -> None:
+    """Pictures of one size, (H, W, 3) BGR, side by side in a near-square grid, as one file."""
+    columns = int(np.ceil(np.sqrt(len(tiles))))
+    blank = np.full_like(tiles[0], 255)
+    padded = [*tiles, *[blank] * (-len(tiles) % columns)]
+    grid = np.vstack([np.hstack(padded[first : first + columns]) for first in range(0, len(padded), columns)])
+    ratio = MAX_SIDE / max(grid.shape[:2])
+    if ratio < 1:
+        grid = cv2.resize(grid, None, fx=ratio, fy=ratio, interpolation=cv2.INTER_AREA)
+    with whole_file(path) as partial:
+        partial.write_bytes(cv2.imencode(path.suffix, grid)[1].tobytes())

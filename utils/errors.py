@@ -3,6 +3,8 @@
 Anything that is not an `InputError` (or the system's own `OSError`) is a bug and keeps its traceback.
 """
 
+import signal
+
 
 class InputError(ValueError):
     """Bad input. The message says where (file, line), what was expected and what came."""
@@ -18,3 +20,11 @@ class WeightsError(InputError):
 
 class DataError(InputError):
     """A data description, label file or image that cannot be used."""
+
+
+class Stopped(Exception):  # noqa: N818 - not an error
+    """Work that was asked to stop by a signal, and did so in good order; `number` is the signal's."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(number).name}")
+        self.number = number

@@ -51,8 +51,16 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
     try:
         yield partial
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())  # on the disk before it takes the old one's place
         partial.replace(path)
     finally:
+        partial.unlink(missing_ok=True)
+
+
+def remove_partials(folder: Path) -> None:
+    """Remove what writers that were killed have left in a folder."""
+    for partial in folder.glob(".*.partial*"):
         partial.unlink(missing_ok=True)
 
 

@@ -74,10 +74,15 @@ def _blend(pixels: np.ndarray, size: int, axis: int) -> np.ndarray:
     high = np.minimum(low + 1, length - 1)
     shape = [1] * pixels.ndim
     shape[axis] = size
-    weight = (position - low).reshape(shape)
+    weight = (position - low).astype(np.float32).reshape(shape)
     return pixels.take(low, axis) * (1 - weight) + pixels.take(high, axis) * weight
+
+
+def to_rgb(picture: np.ndarray) -> np.ndarray:
+    """(H, W, 3) BGR -> RGB of the same type, contiguous."""
+    return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
 
 
 def to_input(picture: np.ndarray) -> np.ndarray:
     """(H, W, 3) BGR in 0..255 -> (3, H, W) RGB float32 in 0..1, contiguous."""
-    return np.ascontiguousarray(picture[:, :, ::-1].transpose(2, 0, 1), dtype=np.float32) / 255
+    return np.ascontiguousarray(to_rgb(picture).transpose(2, 0, 1), dtype=np.float32) / 255

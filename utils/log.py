@@ -1,5 +1,6 @@
 """What a command says while it works: lines that do not tear a progress bar, and the bar itself."""
 
+import os
 import sys
 from collections.abc import Iterable
 from typing import TypeVar
@@ -9,9 +10,15 @@ from tqdm import tqdm
 T = TypeVar("T")
 
 
+def is_first() -> bool:
+    """Whether this is the process that speaks: of several that torchrun started, rank 0."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def say(message: str = "") -> None:
-    """Print one line to stdout, above a progress bar where one is showing."""
-    tqdm.write(message, file=sys.stdout)
+    """Print one line to stdout, above a progress bar where one is showing; rank 0 alone."""
+    if is_first():
+        tqdm.write(message, file=sys.stdout)
 
 
 def warn(message: str) -> None:
@@ -19,8 +26,10 @@ def warn(message: str) -> None:
     tqdm.write(message, file=sys.stderr)
 
 
-def progress(items: Iterable[T], description: str, unit: str = "it", total: int | None = None) -> "tqdm[T]":
-    """A progress bar over `items`, drawn on stderr.
+def progress(
+    items: Iterable[T], description: str, unit: str = "it", total: int | None = None, initial: int = 0
+) -> "tqdm[T]":
+    """A progress bar over `items`, drawn on stderr, of rank 0 alone; `initial` of `total` are done before.
 
     A log file gets a line every half minute and one at the end, not one per refresh.
     """
@@ -30,6 +39,8 @@ def progress(items: Iterable[T], description: str, unit: str = "it", total: int 
         desc=description,
         unit=unit,
         total=total,
+        initial=initial,
+        disable=not is_first(),
         mininterval=0.1 if watched else 30.0,
         delay=0 if watched else 1e-9,  # no line at 0 %
         dynamic_ncols=True,

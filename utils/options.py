@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import tyro
 
-from utils.errors import InputError
+from utils.errors import InputError, Stopped
 
 if TYPE_CHECKING:
     import torch
@@ -17,14 +17,22 @@ MAX_SIZE = 16_384  # pixels a side; more does not fit into memory
 
 
 def run_command(
-    function: Callable[[O], Any], options_type: Any, description: str, argv: list[str] | None = None
+    function: Callable[[O], Any],
+    options_type: Any,
+    description: str,
+    argv: list[str] | None = None,
+    defaults: Callable[[list[str]], O] | None = None,
 ) -> None:
     """Parse the command line into `options_type` (a dataclass: field docstrings are the help) and run `function` on it.
 
-    `InputError` and `OSError` end the process with one line on stderr and exit code 2; Ctrl-C with code 130.
+    `defaults` makes the defaults from the arguments (a file of options that they name). `InputError` and `OSError` end
+    the process with one line on stderr and exit code 2, Ctrl-C with 130, and a signal that was heeded with 128 + it.
     """
-    options = tyro.cli(options_type, description=description, args=argv, config=(tyro.conf.OmitArgPrefixes,))
     try:
+        given: Any = {} if defaults is None else {"default": defaults(sys.argv[1:] if argv is None else argv)}
+        options = tyro.cli(
+            options_type, description=description, args=argv, config=(tyro.conf.OmitArgPrefixes,), **given
+        )
         function(options)
     except (InputError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -32,6 +40,8 @@ def run_command(
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         raise SystemExit(130) from None
+    except Stopped as stop:
+        raise SystemExit(128 + stop.number) from None
 
 
 def parse_size(size: int | str | None) -> tuple[int, int] | None:

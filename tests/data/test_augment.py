@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 
-from utils.data.augment import Augmentation, affine, fit, flip, hsv, mosaic
+from utils.data.augment import Augmentation, Picture, compose, cutmix, fit, flip, hsv, mixup
 
 WHITE = np.uint8(255)
+STILL = Augmentation(scale=0, translate=0)
 
 
-def picture(width: int, height: int, box: tuple[int, int, int, int], label: int = 1) -> tuple[np.ndarray, np.ndarray]:
+def picture(width: int, height: int, box: tuple[int, int, int, int], label: int = 1) -> Picture:
     """A black picture with one white rectangle."""
     image = np.zeros((height, width, 3), np.uint8)
     x1, y1, x2, y2 = box
@@ -17,43 +18,50 @@ def picture(width: int, height: int, box: tuple[int, int, int, int], label: int 
 
 
 def white_box(image: np.ndarray) -> np.ndarray:
-    rows, columns = np.nonzero(image[:, :, 0] > 200)
+    """Around the pixels that are more than half white."""
+    rows, columns = np.nonzero(image[:, :, 0] > 184)  # half way between grey and white
     return np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
 
 
-def test_fit_and_flip() -> None:
+def test_fit() -> None:
     image, boxes = fit(picture(200, 100, (20, 10, 60, 50)), 100, 100)
     assert image.shape == (50, 100, 3)
     np.testing.assert_allclose(boxes, [[1, 10, 5, 30, 25]])
-    image, boxes = flip((image, boxes))
-    np.testing.assert_allclose(boxes, [[1, 70, 5, 90, 25]])
-    np.testing.assert_allclose(white_box(image), boxes[0, 1:], atol=1)
+
+
+def test_a_still_camera_changes_nothing() -> None:
+    image, boxes = compose([picture(64, 48, (20, 10, 40, 30))], 64, 48, STILL, np.random.default_rng(0))
+    np.testing.assert_array_equal(image, picture(64, 48, (20, 10, 40, 30))[0])
+    np.testing.assert_allclose(boxes, [[1, 20, 10, 40, 30]])
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_affine_moves_boxes_with_pixels(seed: int) -> None:
+@pytest.mark.parametrize(
+    ("how", "tolerance"),
+    [
+        (Augmentation(scale=0.3, translate=0.1), 1),
+        (Augmentation(scale=0.3, perspective=0.2), 1.5),
+        (Augmentation(scale=0.2, degrees=10, shear=5), 4),  # boxes are the hull of turned corners
+    ],
+)
+def test_boxes_move_with_pixels(seed: int, how: Augmentation, tolerance: float) -> None:
     rng = np.random.default_rng(seed)
-    image, boxes = affine(picture(160, 120, (60, 40, 100, 80)), 128, 96, Augmentation(scale=0.3, translate=0.1), rng)
+    image, boxes = compose([picture(160, 120, (60, 40, 100, 80))], 128, 96, how, rng)
     assert image.shape == (96, 128, 3) and len(boxes) == 1
-    np.testing.assert_allclose(white_box(image), boxes[0, 1:], atol=1.6)
+    np.testing.assert_allclose(white_box(image), boxes[0, 1:], atol=tolerance)
 
 
 def test_rotation_takes_the_hull() -> None:
-    rng = np.random.default_rng(1)
-    image, boxes = affine(
-        picture(100, 100, (40, 40, 60, 60)), 100, 100, Augmentation(scale=0, translate=0, degrees=45), rng
-    )
+    how = Augmentation(scale=0, translate=0, degrees=45)
+    image, boxes = compose([picture(100, 100, (40, 40, 60, 60))], 100, 100, how, np.random.default_rng(1))
     np.testing.assert_allclose(white_box(image), boxes[0, 1:], atol=3)
     assert boxes[0, 3] - boxes[0, 1] > 20
 
 
 def test_boxes_cut_off_are_clipped_or_dropped() -> None:
-    how = Augmentation(scale=0, translate=0)
-    inside = picture(100, 100, (90, 40, 100, 60))[1]
-    image = np.zeros((100, 100, 3), np.uint8)
-    # a window of 50x50 around the centre: the first box is outside, the second half outside
-    boxes = np.concatenate((inside, [[2, 60, 40, 90, 60]])).astype(np.float32)
-    _, left = affine((image, boxes), 50, 50, how, np.random.default_rng(0))
+    # a window of 50x50 around the middle: the first box is outside, the second half outside
+    boxes = np.array([[1, 90, 40, 100, 60], [2, 60, 40, 90, 60]], np.float32)
+    _, left = compose([(np.zeros((100, 100, 3), np.uint8), boxes)], 50, 50, STILL, np.random.default_rng(0))
     np.testing.assert_allclose(left, [[2, 35, 15, 50, 35]], atol=0.5)
 
 
@@ -61,18 +69,57 @@ def test_boxes_cut_off_are_clipped_or_dropped() -> None:
 def test_mosaic_keeps_every_object_that_shows(seed: int) -> None:
     rng = np.random.default_rng(seed)
     pictures = [picture(64, 48, (20, 10, 40, 30), label) for label in range(4)]
-    image, boxes = mosaic(pictures, 64, 48, rng)
-    assert image.shape == (96, 128, 3) and len(boxes) == 4
+    image, boxes = compose(pictures, 128, 96, STILL, rng)  # all four corners fit
+    assert image.shape == (96, 128, 3) and len(boxes) >= 3
     for _, x1, y1, x2, y2 in boxes.astype(int):
-        if x2 > x1 and y2 > y1:
-            assert (image[y1:y2, x1:x2] == WHITE).all()
-    shown = sum(int(x2 - x1) * int(y2 - y1) for _, x1, y1, x2, y2 in boxes)
-    assert (image[:, :, 0] == WHITE).sum() == shown
+        assert (image[y1 + 1 : y2 - 1, x1 + 1 : x2 - 1] == WHITE).all()
+    shown = sum((x2 - x1) * (y2 - y1) for _, x1, y1, x2, y2 in boxes)
+    assert (image[:, :, 0] > 184).sum() == pytest.approx(shown, rel=0.1)
 
 
-def test_hsv_with_no_gain_changes_next_to_nothing() -> None:
+def test_mosaic_tiles_do_not_overlap() -> None:
+    tiles = [(np.full((40, 40, 3), 50 + 20 * i, np.uint8), np.zeros((0, 5), np.float32)) for i in range(4)]
+    image, _ = compose(tiles, 80, 80, STILL, np.random.default_rng(3))
+    colours, counts = np.unique(image[:, :, 0], return_counts=True)
+    of_tiles = {int(c): int(n) for c, n in zip(colours, counts, strict=True) if c in (50, 70, 90, 110)}
+    assert set(of_tiles) == {50, 70, 90, 110} and all(n <= 1600 for n in of_tiles.values())
+    assert max(of_tiles.values()) > 1400
+
+
+@pytest.mark.parametrize(("left_right", "up_down"), [(True, False), (False, True), (True, True), (False, False)])
+def test_flip(left_right: bool, up_down: bool) -> None:
+    image, boxes = flip(picture(50, 40, (5, 6, 15, 26)), left_right, up_down)
+    expected = [35 if left_right else 5, 14 if up_down else 6, 45 if left_right else 15, 34 if up_down else 26]
+    np.testing.assert_allclose(boxes[0, 1:], expected)
+    np.testing.assert_array_equal(white_box(image), expected)
+
+
+def test_hsv_with_no_gain_changes_nothing() -> None:
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (20, 20, 3), np.uint8)
-    same = hsv(image, Augmentation(hue=0, saturation=0, value=0), rng)
-    assert np.abs(same.astype(int) - image).max() <= 6  # 8-bit HSV is coarse
-    assert np.abs(hsv(image, Augmentation(), rng).astype(int) - image).max() > 6
+    assert hsv(image, Augmentation(hue=0, saturation=0, value=0), rng) is image
+    changed = hsv(image, Augmentation(), rng)
+    assert changed.shape == image.shape and np.abs(changed.astype(int) - image).max() > 6
+    dark = hsv(np.full((2, 2, 3), 200, np.uint8), Augmentation(hue=0, saturation=0, value=0.4), rng)
+    assert dark.min() >= 120 and len(np.unique(dark)) == 1  # grey stays grey
+
+
+def test_mixup_blends_pictures_and_takes_both_boxes() -> None:
+    a, b = picture(40, 40, (0, 0, 10, 10)), picture(40, 40, (20, 20, 40, 40), 2)
+    image, boxes = mixup(a, b, np.random.default_rng(0))
+    assert boxes[:, 0].tolist() == [1, 2]
+    assert 80 < image[5, 5, 0] < 175 and image[5, 5, 0] + int(image[30, 30, 0]) == pytest.approx(255, abs=1)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_cutmix_keeps_what_shows(seed: int) -> None:
+    a = picture(40, 40, (10, 10, 20, 20), 1)
+    b = np.full((40, 40, 3), 90, np.uint8), np.array([[2, 0, 0, 40, 40]], np.float32)
+    image, boxes = cutmix(a, b, np.random.default_rng(seed))
+    patch = np.argwhere(image[:, :, 0] == 90)
+    top, left = patch.min(axis=0)
+    bottom, right = patch.max(axis=0) + 1
+    np.testing.assert_allclose(boxes[-1], [2, left, top, right, bottom])
+    visible = (image[10:20, 10:20, 0] == WHITE).mean()
+    assert (1 in boxes[:, 0]) == (visible > 0.3)
+    assert a[0][15, 15, 0] == WHITE  # the source is untouched

@@ -7,8 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from utils.data.dataset import EvaluationSet, TrainingSet, make_loader, pixel_boxes
-from utils.data.labels import Sample
+from utils.data.augment import Augmentation
+from utils.data.cache import Pictures
+from utils.data.dataset import EvaluationSet, TrainingSet, make_evaluation_loader, make_training_loader
+from utils.data.labels import Sample, pixel_boxes
+from utils.data.sampler import Key, StepSampler
 from utils.errors import DataError
 
 
@@ -20,48 +23,70 @@ def samples(tmp_path: Path) -> list[Sample]:
         image[15:45, 20:60] = (0, 0, 255)  # red in BGR
         path = tmp_path / f"{index}.png"
         cv2.imwrite(str(path), image)
-        found.append(Sample(path, np.array([[index, 0.5, 0.5, 0.5, 0.5]], np.float32)))
+        found.append(Sample(path, np.array([[index, 0.5, 0.5, 0.5, 0.5]], np.float32), (80, 60)))
     return found
 
 
+def training_set(samples: list[Sample], size: tuple[int, int] = (64, 64), seed: int = 0) -> TrainingSet:
+    return TrainingSet(Pictures(samples, size), Augmentation(), seed)
+
+
 def test_training_batches(samples: list[Sample]) -> None:
-    loader = make_loader(TrainingSet(samples, (64, 32)), 2, 0, train=True)
-    batches = list(loader)
-    assert len(batches) == 2  # the last partial one is left out
-    for images, targets in batches:
+    batches = list(make_training_loader(training_set(samples, (64, 32)), StepSampler(5, 2, (64, 32)), 0))
+    assert len(batches) == 2  # what is left over waits for the next shuffle
+    for images, targets, used in batches:
         assert images.shape == (2, 3, 32, 64) and images.dtype == torch.uint8
+        assert images.is_contiguous(memory_format=torch.channels_last)
         assert targets.shape[1] == 6 and set(targets[:, 0].tolist()) <= {0.0, 1.0}
         assert targets[:, 2:].min() >= 0 and targets[:, 2:].max() <= 1
+        assert len(used) == 8 and set(used) <= set(range(5))
 
 
-def test_same_seed_same_batches(samples: list[Sample]) -> None:
-    def first(seed: int) -> torch.Tensor:
-        torch.manual_seed(seed)
-        return next(iter(make_loader(TrainingSet(samples, (64, 64)), 4, 0, train=True, seed=seed)))[0]
+@pytest.mark.parametrize("workers", [0, 2])
+def test_items_depend_on_seed_and_place_alone(samples: list[Sample], workers: int) -> None:
+    sampler = StepSampler(5, 2, (64, 64), seed=3)
 
-    assert torch.equal(first(1), first(1)) and not torch.equal(first(1), first(2))
+    def images(seed: int, epoch: int, start: int = 0) -> list[torch.Tensor]:
+        sampler.epoch, sampler.start = epoch, start
+        return [batch[0] for batch in make_training_loader(training_set(samples, seed=seed), sampler, workers)]
+
+    first = images(3, 1)
+    assert all(torch.equal(a, b) for a, b in zip(first, images(3, 1), strict=True))
+    assert torch.equal(images(3, 1, start=1)[0], first[1])  # as after a resumed training
+    assert not torch.equal(images(3, 2)[0], first[0]) and not torch.equal(images(4, 1)[0], first[0])
+
+
+def test_mosaic_closes(samples: list[Sample]) -> None:
+    dataset = TrainingSet(Pictures(samples, (64, 64)), Augmentation(mixup=1.0), close_mosaic=2)
+    assert len(dataset[Key(0, 1, 0, 64, 64)][2]) == 8  # two mosaics mixed
+    assert dataset[Key(0, 2, 0, 64, 64)][2] == [0]
+    assert dataset[Key(0, 2, 0, 96, 32)][0].shape == (32, 96, 3)
 
 
 def test_evaluation_items(samples: list[Sample]) -> None:
     item = EvaluationSet(samples, (64, 64))[3]
     assert item is not None and item.index == 3
-    assert item.image.shape == (3, 64, 64) and item.image.dtype == torch.float32
-    assert item.image[:, 32, 32].tolist() == [1.0, 0.0, 0.0]  # RGB
-    np.testing.assert_allclose(item.image[:, 1, 1], 114 / 255, atol=1e-6)
+    assert item.image.shape == (64, 64, 3) and item.image.dtype == torch.uint8
+    assert item.image[32, 32].tolist() == [255, 0, 0]  # RGB
+    assert item.image[1, 1].tolist() == [114] * 3
     box = item.placement.to_network(pixel_boxes(samples[3].labels, 80, 60)[:, 1:])
     np.testing.assert_allclose(box, [[16, 20, 48, 44]])
     stretched = EvaluationSet(samples, (64, 64), stretched=True)[0]
-    assert stretched is not None and stretched.image[0].max() == 1 and stretched.image[:, 0, 0].sum() == 0
+    assert stretched is not None and stretched.image.dtype == torch.float32
+    assert stretched.image[..., 0].max() == 255 and stretched.image[0].sum() == 0
 
 
-def test_unreadable_images_are_replaced_and_named(samples: list[Sample], capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("workers", [0, 1])
+def test_unreadable_images_are_replaced_and_named(
+    samples: list[Sample], capfd: pytest.CaptureFixture[str], workers: int
+) -> None:
     samples[0].image.write_text("broken")
-    dataset = TrainingSet(samples, (64, 64))
-    assert dataset[0][0].shape == (3, 64, 64)
-    assert "0.png" in capsys.readouterr().err
-    items = next(iter(make_loader(EvaluationSet(samples, (64, 64)), 5, 0, train=False)))
+    dataset = training_set(samples)
+    assert dataset[Key(0, 0, 0, 64, 64)][0].shape == (64, 64, 3)
+    assert "0.png" in capfd.readouterr().err
+    items = next(iter(make_evaluation_loader(EvaluationSet(samples, (64, 64)), 5, workers)))
     assert [item.index for item in items] == [1, 2, 3, 4]
     for sample in samples:
         sample.image.write_text("broken")
     with pytest.raises(DataError, match="10 images in a row could not be read"):
-        TrainingSet(samples, (64, 64))[0]
+        dataset[Key(0, 0, 0, 64, 64)]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from utils.training.assign import HeadSpec
-from utils.training.loss import DetectionLoss, Gains
+from utils.training.loss import DetectionLoss, LossOptions
 
 ANCHORS = torch.tensor([[16.0, 16.0]])
 
@@ -42,7 +42,7 @@ def test_parts_by_formula() -> None:
     raw, target = perfect(2, 1)
     raw[0, 0, 2, 1, 2] = 0.0  # 16x16 predicted, 32x16 wanted, same centre
     raw[0, 0, 2, 1, 4:] = torch.tensor([0.0, 0.0, 0.0])
-    gains = Gains(box=1.0, objectness=1.0, classes=1.0)
+    gains = LossOptions(box=1.0, objectness=1.0, classes=1.0)
     _, (box, objectness, classes) = DetectionLoss([HeadSpec(ANCHORS, 2)], gains)([raw], target, (64, 64))
     iou = 0.5
     v = 4 / math.pi**2 * (math.atan(2) - math.atan(1)) ** 2

@@ -1,4 +1,4 @@
-"""Learning rate and averaging by their formulas."""
+"""Learning rate and averaging by their formulas; optimizers against torch's and the closed form."""
 
 import math
 
@@ -6,12 +6,17 @@ import pytest
 import torch
 from torch import nn
 
-from utils.training.schedule import Average, Schedule, make_optimizer
+from utils.training.optimizers import make_optimizer, orthogonalize
+from utils.training.schedule import Average, Schedule, ScheduleOptions
+
+
+def schedule_of(shape: str, optimizer: str = "adamw", epochs: int = 50) -> tuple[torch.optim.Optimizer, Schedule]:
+    made = make_optimizer(nn.Linear(2, 2), optimizer, 0.01, 0.9, 0.01)
+    return made, Schedule(made, ScheduleOptions(0.01, shape=shape), epochs=epochs, steps=40)
 
 
 def test_warmup_then_cosine_to_five_percent() -> None:
-    optimizer = make_optimizer(nn.Linear(2, 2), 0.01)
-    schedule = Schedule(optimizer, 0.01, epochs=50, steps_per_epoch=40)
+    optimizer, schedule = schedule_of("cosine")
     assert schedule.warmup == 120
     rates = [schedule.set(step) for step in range(2000)]
     assert rates[0] == pytest.approx(0.01 / 120, rel=1e-3)
@@ -21,11 +26,69 @@ def test_warmup_then_cosine_to_five_percent() -> None:
     assert optimizer.param_groups[0]["lr"] == rates[-1]
 
 
-def test_weight_decay_spares_biases_and_normalisation() -> None:
-    network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))
-    decayed, others = make_optimizer(network, 0.1).param_groups
-    assert [tuple(p.shape) for p in decayed["params"]] == [(2, 1, 3, 3)] and decayed["weight_decay"] == 0.01
-    assert len(others["params"]) == 3 and others["weight_decay"] == 0
+def test_line_and_one_cycle() -> None:
+    _, line = schedule_of("linear")
+    assert line.set(1000) == pytest.approx(0.01 * (0.05 + 0.95 / 2))
+    assert line.set(500) == pytest.approx(0.01 * (0.05 + 0.95 * 0.75))
+    _, cycle = schedule_of("one-cycle")
+    rates = [cycle.set(step) for step in range(2000)]
+    assert rates[0] == pytest.approx(0.0004) and rates[600] == max(rates) == pytest.approx(0.01)
+    assert rates[300] == pytest.approx(0.01 * 0.52) and rates[1300] == pytest.approx(0.01 * (0.05 + 0.95 / 2))
+
+
+def test_short_trainings_warm_up_a_fifth_at_most() -> None:
+    assert schedule_of("cosine", epochs=2)[1].warmup == 16
+
+
+def test_momentum_of_sgd_warms_up() -> None:
+    optimizer, schedule = schedule_of("cosine", "sgd")
+    momenta = []
+    for step in (0, 59, 119, 500):
+        schedule.set(step)
+        momenta.append(optimizer.param_groups[0]["momentum"])
+    assert momenta == pytest.approx([0.8 + 0.1 / 120, 0.85, 0.9, 0.9])
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd", "muon"])
+def test_weight_decay_spares_biases_and_normalisation(name: str) -> None:
+    network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Conv2d(2, 4, 3))
+    network[0].bias.requires_grad = False  # frozen ones are left out
+    groups = make_optimizer(network, name, 0.1, 0.9, 0.01).param_groups
+    decayed = [parameter for group in groups if group["weight_decay"] for parameter in group["params"]]
+    spared = [parameter for group in groups if not group["weight_decay"] for parameter in group["params"]]
+    assert {tuple(p.shape) for p in decayed} == {(2, 1, 3, 3), (4, 2, 3, 3)} and len(decayed) == 2
+    assert len(spared) == 3 and all(parameter.ndim == 1 for parameter in spared)
+
+
+def test_muon_moves_vectors_as_adamw_does() -> None:
+    torch.manual_seed(0)
+    ours, theirs = nn.Linear(3, 1), nn.Linear(3, 1)
+    theirs.load_state_dict(ours.state_dict())
+    optimizers = (
+        make_optimizer(ours, "muon", 0.01, 0.9, 0.0),
+        torch.optim.AdamW(theirs.parameters(), lr=0.01, betas=(0.9, 0.999), weight_decay=0),
+    )
+    x = torch.randn(8, 3)
+    for _ in range(5):
+        for network, optimizer in zip((ours, theirs), optimizers, strict=True):
+            optimizer.zero_grad()
+            # the bias alone: a weight of more than one dimension is made orthogonal
+            (network(x) - 1).square().mean().backward()
+            network.weight.grad.zero_()
+            optimizer.step()
+    torch.testing.assert_close(ours.bias, theirs.bias)
+
+
+def test_orthogonalized_matrices_have_singular_values_near_one() -> None:
+    torch.manual_seed(0)
+    for shape in ((8, 32), (32, 8), (16, 16)):
+        matrix = torch.randn(shape)
+        values = torch.linalg.svdvals(orthogonalize(matrix))
+        assert values.min() > 0.6 and values.max() < 1.4
+        u, _, v = torch.linalg.svd(matrix, full_matrices=False)
+        assert torch.nn.functional.cosine_similarity(
+            orthogonalize(matrix).flatten(), (u @ v).flatten(), dim=0
+        ) == pytest.approx(1, abs=0.03)
 
 
 def test_average_by_formula() -> None:
@@ -42,3 +105,15 @@ def test_average_by_formula() -> None:
     assert average.model.weight.item() == pytest.approx(expected, rel=1e-5)
     assert average.model.num_batches_tracked.item() == 5
     assert not average.model.training and not average.model.weight.requires_grad
+    other = Average(nn.BatchNorm2d(1))
+    other.load_state_dict(average.state_dict())
+    assert other.updates == 5 and torch.equal(other.model.weight, average.model.weight)
+
+
+def test_no_average_is_the_model_itself() -> None:
+    network = nn.Linear(2, 2)
+    average = Average(network, decay=0)
+    with torch.no_grad():
+        network.weight.mul_(3)
+    average.update(network)
+    assert torch.equal(average.model.weight, network.weight)

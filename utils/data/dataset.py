@@ -1,5 +1,6 @@
 """Samples as tensors: what the network gets in training and in evaluation, and how batches are made of them."""
 
+import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,82 +11,103 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from utils.data.augment import Augmentation, Picture, fit, mosaic, vary
+from utils.data.augment import Augmentation, Picture, compose, cutmix, fit, flip, hsv, mixup
+from utils.data.cache import Pictures
 from utils.data.images import read_image
 from utils.data.labels import Sample
+from utils.data.sampler import Key, StepSampler
 from utils.errors import DataError
-from utils.letterbox import Placement, letterbox, stretch, to_input
+from utils.letterbox import Placement, letterbox, stretch, to_rgb
 from utils.log import warn
 
-KEEP_BYTES = 2**28  # a worker decodes each image once when all of them, scaled to fit, take no more memory than this
 MAX_REPLACEMENTS = 10  # how many unreadable images in a row are replaced by another before giving up
 
 
-class TrainingSet(Dataset[tuple[Tensor, Tensor]]):
-    """Augmented samples: (3, H, W) uint8 RGB, and (N, 5) class, centre x, y, width, height in 0..1 of the input."""
+Item = tuple[Tensor, Tensor, list[int]]
+"""(H, W, 3) uint8 RGB; (N, 5) class, centre x, y, width, height in 0..1 of the input; the pictures it is made of."""
 
-    def __init__(self, samples: Sequence[Sample], size: tuple[int, int], how: Augmentation | None = None) -> None:
-        self.samples = samples
-        self.width, self.height = size
-        self.how = how or Augmentation()
-        self.keep = len(samples) * self.width * self.height * 3 <= KEEP_BYTES
-        self.kept: dict[int, Picture] = {}
-        self.unreadable: set[int] = set()  # named once each
+Batch = tuple[Tensor, Tensor, list[int]]
+"""(B, 3, H, W) uint8, channels last; (M, 6) index in the batch, class, cx, cy, w, h; the pictures it is made of."""
+
+
+class Skipped:
+    """Names each image that cannot be decoded once, whichever of the loading processes meets it first."""
+
+    def __init__(self, count: int) -> None:
+        self.known = torch.zeros(count, dtype=torch.bool).share_memory_()
+
+    def report(self, index: int, error: DataError) -> None:
+        """Say it, unless it was said before."""
+        if not self.known[index]:
+            self.known[index] = True
+            warn(f"skipped: {error}")
+
+
+class TrainingSet(Dataset[Item]):
+    """Augmented samples.
+
+    An item depends on its key and the seed alone, so it is the same in any worker and after a resumed training. From
+    epoch `close_mosaic` on (counted from 0) pictures are neither joined nor mixed.
+    """
+
+    def __init__(self, pictures: Pictures, how: Augmentation, seed: int = 0, close_mosaic: int | None = None) -> None:
+        self.pictures, self.how, self.seed, self.close_mosaic = pictures, how, seed, close_mosaic
+        self.skipped = Skipped(len(pictures))
 
     def __len__(self) -> int:
-        return len(self.samples)
+        return len(self.pictures)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        # torch seeds its generator anew per worker and epoch; everything random hangs on it
-        rng = np.random.default_rng(int(torch.randint(2**31, (1,)).item()))
-        indices = [index, *rng.integers(len(self.samples), size=3).tolist()]
-        picture = mosaic([self._read(i, rng) for i in indices], self.width, self.height, rng)
-        image, boxes = vary(picture, self.width, self.height, self.how, rng)
-        size = np.array([self.width, self.height], np.float32)
-        corners = boxes[:, 1:].reshape(-1, 2, 2) / size  # (N, 2 corners, 2)
+    def __getitem__(self, key: Key) -> Item:
+        rng = np.random.default_rng([self.seed, key.epoch, key.position])
+        closed = self.close_mosaic is not None and key.epoch >= self.close_mosaic
+        used: list[int] = []
+        picture = self._picture(key.index, key, closed, rng, used)
+        for chance, mix in ((self.how.mixup, mixup), (self.how.cutmix, cutmix)):
+            if rng.random() < chance and not closed:
+                other = self._picture(int(rng.integers(len(self))), key, closed, rng, used)
+                picture = mix(picture, other, rng)
+        image = hsv(picture[0], self.how, rng)
+        left_right, up_down = rng.random(2) < (self.how.flip_lr, self.how.flip_ud)
+        image, boxes = flip((image, picture[1]), left_right, up_down)
+        corners = boxes[:, 1:].reshape(-1, 2, 2) / np.array([key.width, key.height], np.float32)  # (N, 2 corners, 2)
         labels = np.concatenate((boxes[:, :1], corners.mean(axis=1), corners[:, 1] - corners[:, 0]), axis=1)
-        rgb = np.ascontiguousarray(image[:, :, ::-1].transpose(2, 0, 1))
-        return torch.from_numpy(rgb), torch.from_numpy(labels.astype(np.float32))
+        return torch.from_numpy(to_rgb(image)), torch.from_numpy(labels.astype(np.float32)), used
 
-    def _read(self, index: int, rng: np.random.Generator) -> Picture:
+    def _picture(self, index: int, key: Key, closed: bool, rng: np.random.Generator, used: list[int]) -> Picture:
+        """One picture or a mosaic of four, warped to the key's size; `used` notes which."""
+        indices = [index]
+        if rng.random() < self.how.mosaic and not closed:
+            indices += rng.integers(len(self), size=3).tolist()
+        used += indices
+        return compose([self._read(i, key, rng) for i in indices], key.width, key.height, self.how, rng)
+
+    def _read(self, index: int, key: Key, rng: np.random.Generator) -> Picture:
         """A picture scaled to fit, boxes in pixels; one that cannot be decoded is named and replaced by another."""
         for _ in range(MAX_REPLACEMENTS):
-            if index in self.kept:
-                return self.kept[index]
-            sample = self.samples[index]
             try:
-                image = read_image(sample.image)
+                picture = self.pictures.read(index)
             except DataError as error:
-                if index not in self.unreadable:
-                    self.unreadable.add(index)
-                    warn(f"skipped: {error}")
-                index = int(rng.integers(len(self.samples)))
+                self.skipped.report(index, error)
+                index = int(rng.integers(len(self)))
                 continue
-            boxes = pixel_boxes(sample.labels, image.shape[1], image.shape[0])
-            picture = fit((image, boxes), self.width, self.height)
-            if self.keep:
-                self.kept[index] = picture
-            return picture
-        raise DataError(f"{MAX_REPLACEMENTS} images in a row could not be read, the last one {sample.image}")
+            return picture if (key.width, key.height) == self.pictures.size else fit(picture, key.width, key.height)
+        name = self.pictures.samples[index].image
+        raise DataError(f"{MAX_REPLACEMENTS} images in a row could not be read, the last one {name}")
 
 
-def pixel_boxes(labels: np.ndarray, width: int, height: int) -> np.ndarray:
-    """(N, 5) class, cx, cy, w, h in 0..1 -> (N, 5) class, x1, y1, x2, y2 in pixels, clipped to the image."""
-    half = labels[:, 3:5] / 2
-    corners = np.concatenate((labels[:, 1:3] - half, labels[:, 1:3] + half), axis=1).clip(0, 1)
-    return np.concatenate((labels[:, :1], corners * np.array([width, height] * 2, np.float32)), axis=1)
-
-
-def collate_training(items: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """Images (B, 3, H, W) uint8 and targets (M, 6): index in the batch, class, cx, cy, w, h."""
-    images, labels = zip(*items, strict=True)
+def collate_training(items: Sequence[Item]) -> Batch:
+    """Items as a batch."""
+    images, labels, used = zip(*items, strict=True)
     targets = [torch.cat((torch.full((len(rows), 1), float(i)), rows), dim=1) for i, rows in enumerate(labels)]
-    return torch.stack(images), torch.cat(targets)
+    return torch.stack(images).permute(0, 3, 1, 2), torch.cat(targets), [index for each in used for index in each]
 
 
 @dataclass(frozen=True)
 class EvaluationItem:
-    """One image as the network gets it, (3, H, W) float32 in 0..1, how it was placed, and which sample it is."""
+    """One image as the network gets it, (H, W, 3) RGB, 0..255, how it was placed, and which sample it is.
+
+    uint8, or float32 where it was stretched (Darknet does not round).
+    """
 
     image: Tensor
     placement: Placement
@@ -99,6 +121,7 @@ class EvaluationSet(Dataset[EvaluationItem | None]):
         self.samples = samples
         self.width, self.height = size
         self.place = stretch if stretched else letterbox
+        self.skipped = Skipped(len(samples))
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -107,10 +130,10 @@ class EvaluationSet(Dataset[EvaluationItem | None]):
         try:
             image = read_image(self.samples[index].image)
         except DataError as error:
-            warn(f"skipped: {error}")
+            self.skipped.report(index, error)
             return None
         picture, placement = self.place(image, self.width, self.height)
-        return EvaluationItem(torch.from_numpy(to_input(picture)), placement, index)
+        return EvaluationItem(torch.from_numpy(to_rgb(picture)), placement, index)
 
 
 def collate_evaluation(items: Sequence[EvaluationItem | None]) -> list[EvaluationItem]:
@@ -118,21 +141,35 @@ def collate_evaluation(items: Sequence[EvaluationItem | None]) -> list[Evaluatio
     return [item for item in items if item is not None]
 
 
-def make_loader(dataset: Dataset[Any], batch_size: int, workers: int, train: bool, seed: int = 0) -> DataLoader[Any]:
-    """Batches: in order, or for training shuffled and without a last partial one (unless there is no whole one)."""
+def make_training_loader(
+    dataset: TrainingSet, sampler: StepSampler, workers: int, pin: bool = False
+) -> DataLoader[Item]:
+    """Batches as the sampler says."""
+    return DataLoader(
+        dataset,
+        batch_sampler=sampler,
+        num_workers=workers,
+        collate_fn=collate_training,
+        persistent_workers=workers > 0,
+        worker_init_fn=_start_worker,
+        pin_memory=pin,
+    )
+
+
+def make_evaluation_loader(dataset: Dataset[Any], batch_size: int, workers: int) -> DataLoader[list[EvaluationItem]]:
+    """Batches in order."""
     length = len(dataset)  # type: ignore[arg-type]
     return DataLoader(
         dataset,
         batch_size=min(batch_size, length),
-        shuffle=train,
-        drop_last=train,
         num_workers=workers,
-        collate_fn=collate_training if train else collate_evaluation,
-        generator=torch.Generator().manual_seed(seed),
+        collate_fn=collate_evaluation,
         persistent_workers=workers > 0,
-        worker_init_fn=_one_thread,
+        worker_init_fn=_start_worker,
     )
 
 
-def _one_thread(_: int) -> None:
+def _start_worker(_: int) -> None:
+    """One thread each; Ctrl-C is the main process's to heed."""
     cv2.setNumThreads(0)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

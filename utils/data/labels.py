@@ -27,6 +27,8 @@ class Sample:
     image: Path
     labels: np.ndarray
     """(N, 5) float32: class, cx, cy, w, h; the coordinates in 0..1 of the image. N = 0 is a background."""
+    size: tuple[int, int]
+    """(width, height) in pixels, upright."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,13 @@ def _parse_line(line: str, num_classes: int) -> tuple[float, ...]:
     return row
 
 
+def pixel_boxes(labels: np.ndarray, width: int, height: int) -> np.ndarray:
+    """(N, 5) class, cx, cy, w, h in 0..1 -> (N, 5) class, x1, y1, x2, y2 in pixels, clipped to the image."""
+    half = labels[:, 3:5] / 2
+    corners = np.concatenate((labels[:, 1:3] - half, labels[:, 1:3] + half), axis=1).clip(0, 1)
+    return np.concatenate((labels[:, :1], corners * np.array([width, height] * 2, np.float32)), axis=1)
+
+
 def load_samples(images: Sequence[Path], num_classes: int, description: str) -> tuple[list[Sample], list[Problem]]:
     """Read the labels of all images and check the images' headers, behind a progress bar named `description`.
 
@@ -129,11 +138,11 @@ def load_samples(images: Sequence[Path], num_classes: int, description: str) -> 
 
     def load(image: Path) -> tuple[Sample | None, list[Problem]]:
         try:
-            image_size(image)
+            size = image_size(image)
         except DataError as error:
             return None, [unreadable_image(image, error)]
         labels, problems = read_labels(label_path(image), num_classes)
-        return Sample(image, labels), problems
+        return Sample(image, labels, size), problems
 
     with ThreadPoolExecutor(THREADS) as pool:
         loaded = list(progress(pool.map(load, images), description, unit="image", total=len(images)))

@@ -3,11 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import nn
+from torch.utils.data import DataLoader
 
-from utils.data.dataset import EvaluationItem, EvaluationSet, make_loader, pixel_boxes
-from utils.data.labels import Sample
+from utils.data.dataset import EvaluationItem, EvaluationSet, make_evaluation_loader
+from utils.data.labels import Sample, pixel_boxes
 from utils.evaluation.metrics import ImageResult, Metrics, measure
 from utils.inference.postprocess import detections
 from utils.log import progress
@@ -25,28 +27,48 @@ class EvaluationSettings:
     workers: int = 2
 
 
+def evaluation_loader(samples: Sequence[Sample], settings: EvaluationSettings) -> DataLoader[list[EvaluationItem]]:
+    """The images for `evaluate`, in order; it can be used many times."""
+    dataset = EvaluationSet(samples, settings.size, settings.stretched)
+    return make_evaluation_loader(dataset, settings.batch_size, settings.workers)
+
+
 def evaluate(
     model: nn.Module, samples: Sequence[Sample], names: Sequence[str], settings: EvaluationSettings, description: str
 ) -> Metrics:
     """AP of a network in eval mode (predictions (B, N, 5+C)) on labelled images; every (box, class) pair counts."""
-    dataset = EvaluationSet(samples, settings.size, settings.stretched)
-    loader = make_loader(dataset, settings.batch_size, settings.workers, train=False)
-    device = next(model.parameters()).device
+    return measure(collect(model, samples, settings, description, evaluation_loader(samples, settings)), names)
+
+
+def collect(
+    model: nn.Module,
+    samples: Sequence[Sample],
+    settings: EvaluationSettings,
+    description: str,
+    loader: DataLoader[list[EvaluationItem]],
+) -> list[ImageResult]:
+    """Truth and detections of each image that can be read; `loader` is `evaluation_loader`'s for these samples."""
     results: list[ImageResult] = []
     for items in progress(loader, description, unit="batch"):
         if not items:
             continue
-        images = torch.stack([item.image for item in items]).to(device, memory_format=torch.channels_last)
-        with torch.inference_mode():
-            found = detections(model(images), settings.confidence, settings.iou, multi_label=True)
-        results += [_result(item, rows.cpu(), samples) for item, rows in zip(items, found, strict=True)]
-    return measure(results, names)
+        found = run_batch(model, items, settings)
+        results += [_result(item, rows, samples) for item, rows in zip(items, found, strict=True)]
+    return results
 
 
-def _result(item: EvaluationItem, rows: torch.Tensor, samples: Sequence[Sample]) -> ImageResult:
+def run_batch(model: nn.Module, items: Sequence[EvaluationItem], settings: EvaluationSettings) -> list[np.ndarray]:
+    """Detections of a batch, (N, 6: x1, y1, x2, y2 in the input's pixels, score, class) each."""
+    device = next(model.parameters()).device
+    images = torch.stack([item.image for item in items]).permute(0, 3, 1, 2)  # (B, 3, H, W), channels last
+    with torch.inference_mode():
+        found = detections(model(images.to(device).float() / 255), settings.confidence, settings.iou, multi_label=True)
+    return [rows.cpu().numpy() for rows in found]
+
+
+def _result(item: EvaluationItem, rows: np.ndarray, samples: Sequence[Sample]) -> ImageResult:
     """Truth and detections in the image's own pixels."""
     place = item.placement
-    found = rows.numpy()
-    found[:, :4] = place.to_image(found[:, :4])
+    found = np.concatenate((place.to_image(rows[:, :4]), rows[:, 4:]), axis=1)
     truth = pixel_boxes(samples[item.index].labels, place.image_width, place.image_height)
     return ImageResult(place.image_width, place.image_height, truth, found)

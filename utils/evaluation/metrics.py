@@ -31,6 +31,12 @@ class Metrics:
     labels: int
     classes: dict[str, ClassMetrics]
 
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Metrics":
+        """From what `dataclasses.asdict` made of one."""
+        classes = {name: ClassMetrics(**one) for name, one in values["classes"].items()}
+        return cls(**{**values, "classes": classes})
+
     def save(self, path: Path, options: dict[str, Any]) -> None:
         """Write metrics.json, with the options that the numbers were made with."""
         content = {

@@ -4,6 +4,7 @@ A .weights file is int32 major, minor, revision, then `seen` (uint64 from versio
 little endian, layer by layer. Source: darknet src/parser.c: load_weights_upto, save_weights_upto.
 """
 
+import io
 import pickle
 import struct
 import warnings
@@ -118,12 +119,16 @@ def save_darknet(blocks: Iterable[nn.Module], path: str | Path, seen: int = 0) -
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A .pt file: the cfg it belongs to, class names, tensors by name, and images seen in training."""
+    """A .pt file: the cfg it belongs to, class names, tensors by name, and images seen in training.
+
+    `training` is there while the training is not finished: its whole state.
+    """
 
     cfg: str
     names: tuple[str, ...]
     tensors: dict[str, Tensor]
     seen: int
+    training: dict[str, Any] | None = None
 
 
 def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
@@ -135,8 +140,12 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
         "model": checkpoint.tensors,
         "seen": checkpoint.seen,
     }
+    if checkpoint.training is not None:
+        content["training"] = checkpoint.training
+    buffer = io.BytesIO()  # torch, writing to a full disk, does not say so
+    torch.save(content, buffer)
     with whole_file(path) as partial:
-        torch.save(content, partial)
+        partial.write_bytes(buffer.getbuffer())
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
@@ -156,7 +165,8 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     if not isinstance(content, dict) or content.get("format") != CHECKPOINT_FORMAT or not _has_parts(content):
         keys = ", ".join(map(str, list(content)[:5])) if isinstance(content, dict) else type(content).__name__
         raise WeightsError(f"{path}: expected a checkpoint written by this project, got {keys}")
-    return Checkpoint(content["cfg"], tuple(content["names"]), content["model"], content["seen"])
+    training = content.get("training")
+    return Checkpoint(content["cfg"], tuple(content["names"]), content["model"], content["seen"], training)
 
 
 def _check_sums(path: str | Path) -> None:
@@ -172,6 +182,7 @@ def _has_parts(content: dict[str, Any]) -> bool:
     return (
         isinstance(content.get("cfg"), str)
         and isinstance(content.get("seen"), int)
+        and isinstance(content.get("training"), dict | None)
         and isinstance(names, list)
         and all(isinstance(name, str) for name in names)
         and isinstance(tensors, dict)

@@ -1,8 +1,10 @@
 """Targets -> cells: which predictions answer for which object.
 
-An anchor answers when its sides are within a factor of the object's (`MAX_RATIO`); the best-fitting anchor of all heads
-always does, so that no object is left out. Of the cells, the one that holds the centre answers, and each neighbour
-from which the head's decoding can reach the centre (only with scale_x_y > 1).
+A prediction can answer when its anchor's sides are within a factor of the object's (`MAX_RATIO`; the best-fitting
+anchor of all heads always can, so that no object is left out) and its cell's decoding reaches the object's centre: the
+cell that holds it, and the neighbours with scale_x_y > 1. `by_shape` lets all of these answer. `by_quality` picks from
+them those that presently predict the object best, as many as the predictions are good (the idea of SimOTA: Ge et al.,
+YOLOX, 2021), and no prediction answers for two.
 """
 
 from collections.abc import Sequence
@@ -11,8 +13,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from utils.boxes import paired_ciou
+from utils.network.decode import decode_boxes
+
 MAX_RATIO = 4.0
 REACH_MARGIN = 0.9  # the share of the decodable range that is used: its very ends need infinite logits
+MAX_LOG_SIDE = 6.0  # raw width and height are clamped here in training: exp(6) is 400 anchors wide
+NEIGHBOURS = ((0, 0), (-1, 0), (1, 0), (0, -1), (0, 1))
+TOP = 10  # by_quality: the sum of the TOP best overlaps says how many predictions answer for an object
 
 
 @dataclass(frozen=True)
@@ -24,15 +32,22 @@ class HeadSpec:
     scale_x_y: float = 1.0
     new_coords: bool = False
 
+    def decode(self, picked: Tensor, columns: Tensor, rows: Tensor, anchors: Tensor, stride: Tensor) -> Tensor:
+        """Raw (n, 4+) at cells (n,) with anchor indices (n,) -> boxes (n, 4), cx, cy, w, h in pixels; sides bounded."""
+        bounded = torch.cat((picked[:, :2], picked[:, 2:4].clamp(max=MAX_LOG_SIDE)), dim=1)
+        cells = torch.stack((columns, rows), dim=-1).to(picked)
+        return decode_boxes(bounded, cells, self.anchors.to(picked)[anchors], stride, self.scale_x_y, self.new_coords)
+
 
 @dataclass(frozen=True)
 class Assignment:
     """n predictions of one head and what they answer for.
 
-    `image`, `anchor`, `row`, `column` (n,) index raw (B, A, H, W, 5+C); `boxes` (n, 4) are cx, cy, w, h in pixels
-    of the input, `classes` (n,) class indices.
+    `target` (n,) indexes the targets; `image`, `anchor`, `row`, `column` (n,) index raw (B, A, H, W, 5+C); `boxes`
+    (n, 4) are cx, cy, w, h in pixels of the input, `classes` (n,) class indices.
     """
 
+    target: Tensor
     image: Tensor
     anchor: Tensor
     row: Tensor
@@ -40,8 +55,12 @@ class Assignment:
     boxes: Tensor
     classes: Tensor
 
+    def only(self, keep: Tensor) -> "Assignment":
+        """Those that a boolean mask or an index keeps."""
+        return Assignment(*(getattr(self, name)[keep] for name in self.__dataclass_fields__))
 
-def assign(
+
+def by_shape(
     targets: Tensor, heads: Sequence[HeadSpec], maps: Sequence[tuple[int, int]], size: tuple[int, int]
 ) -> list[Assignment]:
     """Targets (M, 6: image, class, cx, cy, w, h in 0..1) -> one Assignment per head.
@@ -61,10 +80,63 @@ def assign(
         centre = boxes[target, :2] * boxes.new_tensor([columns / width, rows / height])  # in cells
         pick, column, row = _cells(centre, rows, columns, head.scale_x_y)
         target, anchor = target[pick], anchor[pick]
-        result.append(
-            Assignment(targets[target, 0].long(), anchor, row, column, boxes[target], targets[target, 1].long())
-        )
+        image, label = targets[target, 0].long(), targets[target, 1].long()
+        result.append(Assignment(target, image, anchor, row, column, boxes[target], label))
     return result
+
+
+@torch.no_grad()
+def by_quality(
+    targets: Tensor, raw: Sequence[Tensor], heads: Sequence[HeadSpec], size: tuple[int, int]
+) -> list[Assignment]:
+    """As `by_shape`, but of those predictions (raw heads, (B, A, H, W, 5+C)) only the presently best for each object.
+
+    An object wants as many as the sum of its TOP best CIoUs, at least one; a prediction that several objects want
+    goes to the one it overlaps best. Quality is CIoU times the root of the class
+    probability.
+    """
+    candidates = by_shape(targets, heads, [(head.shape[2], head.shape[3]) for head in raw], size)
+    overlaps, qualities = [], []
+    for head, spec, found in zip(raw, heads, candidates, strict=True):
+        picked = head[found.image, found.anchor, found.row, found.column].float()
+        stride = picked.new_tensor([size[1] / head.shape[3], size[0] / head.shape[2]])
+        boxes = spec.decode(picked, found.column, found.row, found.anchor, stride)
+        overlap = paired_ciou(boxes, found.boxes).clamp(min=1e-6)
+        score = picked[:, 5:].gather(1, found.classes[:, None])[:, 0]
+        overlaps.append(overlap)
+        qualities.append(overlap * (score if spec.new_coords else score.sigmoid()).clamp(min=1e-6).sqrt())
+    overlap, quality = torch.cat(overlaps), torch.cat(qualities)
+    target = torch.cat([found.target for found in candidates])
+    top = _rank(target, overlap) < TOP
+    wanted = torch.zeros(len(targets), device=target.device).index_add_(0, target[top], overlap[top])
+    keep = _rank(target, quality) < wanted.int().clamp(min=1)[target]
+    keep &= _rank(_cell_ids(candidates, raw), overlap * keep) == 0
+    sizes = [len(found.target) for found in candidates]
+    return [found.only(part) for found, part in zip(candidates, keep.split(sizes), strict=True)]
+
+
+def _cell_ids(candidates: Sequence[Assignment], raw: Sequence[Tensor]) -> Tensor:
+    """(n,) a number for each candidate's prediction, over all heads; the same for the same prediction."""
+    ids, first = [], 0
+    for found, head in zip(candidates, raw, strict=True):
+        batch, anchors, rows, columns = head.shape[:4]
+        ids.append(((found.image * anchors + found.anchor) * rows + found.row) * columns + found.column + first)
+        first += batch * anchors * rows * columns
+    return torch.cat(ids)
+
+
+def _rank(group: Tensor, value: Tensor) -> Tensor:
+    """(n,), (n,) -> (n,): each one's place (from 0) within its group, highest value first; ties by position."""
+    order = value.argsort(descending=True, stable=True)
+    order = order[group[order].argsort(stable=True)]
+    sorted_group = group[order]
+    place = torch.arange(len(group), device=group.device)
+    starts = torch.ones_like(sorted_group, dtype=torch.bool)
+    starts[1:] = sorted_group[1:] != sorted_group[:-1]
+    first = torch.where(starts, place, 0).cummax(dim=0).values if len(group) else place
+    rank = torch.empty_like(place)
+    rank[order] = place - first
+    return rank
 
 
 def _side_ratio(sides: Tensor, anchors: Tensor) -> Tensor:
@@ -80,7 +152,7 @@ def _cells(centre: Tensor, rows: int, columns: int, scale_x_y: float) -> tuple[T
     own[:, 1].clamp_(0, rows - 1)
     reach = REACH_MARGIN * (scale_x_y - 1) / 2  # how far outside its cell a centre may lie
     picks, cells = [], []
-    for step_x, step_y in ((0, 0), (-1, 0), (1, 0), (0, -1), (0, 1)):
+    for step_x, step_y in NEIGHBOURS:
         cell = own + own.new_tensor([step_x, step_y])
         offset = centre - cell
         inside = (cell >= 0).all(dim=1) & (cell[:, 0] < columns) & (cell[:, 1] < rows)

@@ -1,72 +1,128 @@
-"""One epoch of training, and in which numbers it is computed."""
+"""One epoch of training."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Any, cast
 
+import psutil
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
-from utils.errors import InputError
 from utils.log import progress
+from utils.memory import size_words
+from utils.training.distributed import Ranks
+from utils.training.guard import Guard
 from utils.training.schedule import Average, Schedule
-
-MAX_GRADIENT = 10.0  # norm to which gradients are clipped
-
-
-@dataclass(frozen=True)
-class EpochResult:
-    """Mean losses of an epoch (weighted parts), its last learning rate, and images trained."""
-
-    box: float
-    objectness: float
-    classes: float
-    lr: float
-    images: int
+from utils.training.stop import StopRequest
 
 
-def autocast_type(device: torch.device) -> torch.dtype | None:
-    """bfloat16 where the device computes it natively (several times faster on such CPUs), else None: float32."""
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else None
-    capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
-    return (
-        torch.bfloat16 if device.type == "cpu" and capabilities.get("amx_bf16", capabilities.get("amx_tile")) else None
-    )
+@dataclass
+class Totals:
+    """What an epoch adds up: losses (box, objectness, class), steps, images; and the step it has come to."""
+
+    losses: Tensor = field(default_factory=lambda: torch.zeros(3))
+    steps: int = 0
+    images: int = 0
+    lr: float = 0.0
+    seconds: float = 0.0
+
+    def means(self) -> list[float]:
+        """Mean box, objectness and class loss of the steps so far."""
+        return (self.losses / max(self.steps, 1)).tolist()
+
+    def state_dict(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        return dict(vars(self))
+
+
+@dataclass
+class Trainee:
+    """All that a step changes, and how it is computed. `model` may be wrapped for several processes."""
+
+    model: nn.Module
+    criterion: nn.Module
+    schedule: Schedule
+    average: Average[Any]
+    guard: Guard
+    scaler: torch.amp.GradScaler
+    dtype: torch.dtype | None
+    clip: float = 10.0
+    accumulate: int = 1
+    frozen: Sequence[nn.Module] = ()
+    ranks: Ranks = field(default_factory=Ranks)
+
+    def train_mode(self) -> None:
+        """Training mode for all but the frozen blocks."""
+        self.model.train()
+        for block in self.frozen:
+            block.eval()
+
+    def gradients(self, images: Tensor, targets: Tensor, update: bool = True) -> tuple[Tensor, Tensor]:
+        """Add the gradients of a batch, (B, 3, H, W) uint8 and (M, 6): its loss, and the parts (3,).
+
+        `update` says that `change` comes next, so that several processes must average their gradients now.
+        """
+        device = next(self.model.parameters()).device
+        images = images.to(device, non_blocking=True).float() / 255
+        self.guard.remember_statistics()
+        waits = nullcontext() if update or self.ranks.world == 1 else cast(Any, self.model).no_sync()
+        with waits:
+            with torch.autocast(device.type, self.dtype, enabled=self.dtype is not None):
+                raw = self.model(images)
+            loss, parts = self.criterion(raw, targets.to(device, non_blocking=True), tuple(images.shape[2:]))
+            self.scaler.scale(loss / self.accumulate).backward()
+        return loss.detach(), parts
+
+    def change(self, loss: Tensor) -> bool:
+        """Change the weights by the gradients, unless these or the loss are not finite: then nothing changes, False."""
+        optimizer = self.schedule.optimizer
+        self.scaler.unscale_(optimizer)
+        parameters = [parameter for parameter in self.model.parameters() if parameter.grad is not None]
+        norm = nn.utils.clip_grad_norm_(parameters, self.clip or float("inf"))
+        finite = self.guard.finite(self.ranks.mean(loss), norm)
+        if finite:
+            self.scaler.step(optimizer)
+            self.average.update(getattr(self.model, "module", self.model))
+        else:
+            self.guard.restore_statistics()
+        self.scaler.update()
+        optimizer.zero_grad(set_to_none=True)
+        return finite
 
 
 def train_one_epoch(
-    model: nn.Module,
-    criterion: nn.Module,
-    loader: DataLoader[tuple[Tensor, Tensor]],
-    schedule: Schedule,
-    average: Average,
-    epoch: int,
-    description: str,
-) -> EpochResult:
-    """Train on every batch once. Raises InputError when the loss is no longer finite, before it reaches the weights."""
-    model.train()
-    device = next(model.parameters()).device
-    dtype = autocast_type(device)
-    total = torch.zeros(3)
-    lr, images_done = 0.0, 0
-    bar = progress(loader, description, unit="batch")
-    for index, (images, targets) in enumerate(bar):
-        lr = schedule.set(epoch * len(loader) + index)
-        images = images.to(device, memory_format=torch.channels_last).float() / 255  # (B, 3, H, W)
-        with torch.autocast(device.type, dtype, enabled=dtype is not None):
-            raw = model(images)
-        loss, parts = criterion(raw, targets.to(device), (images.shape[2], images.shape[3]))
-        if not torch.isfinite(loss):
-            raise InputError(f"epoch {epoch + 1}, batch {index + 1}: the loss is {loss.item()}; try a smaller --lr")
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), MAX_GRADIENT)
-        schedule.optimizer.step()
-        schedule.optimizer.zero_grad(set_to_none=True)
-        average.update(model)
-        total += parts.cpu()
-        images_done += len(images)
-        rate = images_done / max(bar.format_dict["elapsed"], 1e-9)
-        box, objectness, classes = (total / (index + 1)).tolist()
-        bar.set_postfix_str(f"box {box:.4f} obj {objectness:.4f} cls {classes:.4f}, {rate:.1f} images/s", False)
-    box, objectness, classes = (total / len(loader)).tolist()
-    return EpochResult(box, objectness, classes, lr, images_done)
+    trainee: Trainee, loader: Any, epoch: int, totals: Totals, stop: StopRequest, description: str, names: Sequence[Any]
+) -> None:
+    """Train on the batches that are left of an epoch, adding to `totals`. `names` are the data set's image files.
+
+    Raises InputError after too many steps that were not finite, and Stopped after the step in which a signal came.
+    """
+    trainee.train_mode()
+    steps = totals.steps + len(loader)
+    bar = progress(loader, description, unit="batch", total=steps, initial=totals.steps)
+    start = totals.images
+    for images, targets, sources in bar:
+        lr = totals.lr = trainee.schedule.set(epoch * steps + totals.steps)
+        update = (totals.steps + 1) % trainee.accumulate == 0 or totals.steps + 1 == steps
+        loss, losses = trainee.gradients(images, targets, update)
+        finite = not update or trainee.change(loss)
+        totals.steps += 1
+        totals.images += len(images)
+        if finite:
+            totals.losses += losses.cpu()
+        trainee.guard.count(finite, epoch, totals.steps, lr, [names[index] for index in sources])
+        rate = (totals.images - start) / max(bar.format_dict["elapsed"], 1e-9)
+        box, objectness, classes = totals.means()
+        bar.set_postfix_str(
+            f"box {box:.4f} obj {objectness:.4f} cls {classes:.4f}, lr {lr:.2g}, {rate:.1f} images/s, "
+            + memory_words(losses.device),
+            refresh=False,
+        )
+        stop.check(trainee.ranks)
+
+
+def memory_words(device: torch.device) -> str:
+    """The GPU memory that tensors take, or this process's memory."""
+    taken = torch.cuda.memory_allocated(device) if device.type == "cuda" else psutil.Process().memory_info().rss
+    return size_words(taken)

@@ -1,56 +1,87 @@
-"""The record of a training: results.csv, a row an epoch, and results.png."""
+"""The record of a training: results.csv, a row an epoch, results.png, and TensorBoard's files."""
 
 import csv
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
+from utils.errors import InputError
 from utils.files import whole_file
 
 
 @dataclass(frozen=True)
 class Record:
-    """One epoch. AP values are fractions of 1; losses are the weighted parts."""
+    """One epoch. AP values are fractions of 1, None where they were not measured; losses are the weighted parts."""
 
     epoch: int
     box: float
     objectness: float
     classes: float
-    ap50: float
-    ap: float
+    ap50: float | None
+    ap: float | None
     lr: float
     images_per_second: float
     seconds: float
+    validation_seconds: float
+    memory_bytes: float
+    """Of all processes, at the epoch's end."""
+    skipped_steps: int
 
 
-def write_csv(path: Path, records: list[Record]) -> None:
-    """All records, a header first."""
+def write_csv(path: Path, records: Sequence[Record]) -> None:
+    """All records, a header first; empty where nothing was measured."""
     with whole_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(Record.__annotations__))
+        writer = csv.DictWriter(file, fieldnames=[field.name for field in fields(Record)])
         writer.writeheader()
         for record in records:
-            writer.writerow({key: f"{value:.6g}" for key, value in asdict(record).items()})
+            writer.writerow({key: "" if value is None else f"{value:.6g}" for key, value in asdict(record).items()})
 
 
-def draw_history(path: Path, records: list[Record], title: str) -> None:
-    """Losses on the left, AP on the right, over epochs."""
+def draw_history(path: Path, records: Sequence[Record], title: str) -> None:
+    """Losses, AP and learning rate over epochs."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    figure = Figure(figsize=(10, 4), layout="constrained")
+    figure = Figure(figsize=(14, 4), layout="constrained")
     FigureCanvasAgg(figure)
-    losses, scores = figure.subplots(1, 2)
-    epochs = [record.epoch for record in records]
+    losses, scores, rates = figure.subplots(1, 3)
+
+    def curve(axes: Any, key: str, label: str) -> None:
+        points = [(record.epoch, getattr(record, key)) for record in records if getattr(record, key) is not None]
+        axes.plot(*zip(*points, strict=True) if points else ([], []), marker=".", label=label)
+
     for key in ("box", "objectness", "classes"):
-        losses.plot(epochs, [getattr(record, key) for record in records], marker=".", label=key)
+        curve(losses, key, key)
     for key, label in (("ap50", "AP@.5"), ("ap", "AP@.5:.95")):
-        scores.plot(epochs, [getattr(record, key) for record in records], marker=".", label=label)
+        curve(scores, key, label)
+    curve(rates, "lr", "learning rate")
     losses.set(title="Training loss", xlabel="epoch", ylim=(0, None))
     scores.set(title="Validation", xlabel="epoch", ylim=(0, 1))
-    for axes in (losses, scores):
+    rates.set(title="Learning rate", xlabel="epoch", ylim=(0, None))
+    for axes in (losses, scores, rates):
         axes.legend()
         axes.grid(alpha=0.3)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.suptitle(title)
     with whole_file(path) as partial:
         figure.savefig(partial, dpi=100)
+
+
+class Board:
+    """TensorBoard's event files of a run. Raises InputError where the package is missing."""
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            raise InputError("--tensorboard: expected the package tensorboard (pip install tensorboard)") from None
+        self.writer = SummaryWriter(str(folder))
+
+    def add(self, record: Record) -> None:
+        """One epoch's numbers as scalars."""
+        for key, value in asdict(record).items():
+            if key != "epoch" and value is not None:
+                self.writer.add_scalar(key, value, record.epoch)
+        self.writer.flush()

@@ -6,83 +6,111 @@ class: binary cross-entropy, also with one class, since Darknet scores objectnes
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from utils.boxes import paired_ciou
-from utils.network.decode import decode_boxes
-from utils.training.assign import Assignment, HeadSpec, assign
+from utils.training.assign import Assignment, HeadSpec, by_quality, by_shape
+from utils.training.distributed import Ranks
 
-MAX_LOG_SIDE = 6.0  # raw width and height are clamped here in training: exp(6) is 400 anchors wide
+AssignMode = Literal["quality", "shape"]
 BALANCE = {8: 4.0, 16: 1.0, 32: 0.4, 64: 0.1}  # objectness by stride: fine maps have more, emptier cells
 
 
 @dataclass(frozen=True)
-class Gains:
-    """Weights of the three parts, for a 640-pixel input; a prediction's class loss is summed over classes."""
+class LossOptions:
+    """Gains (weights of the three parts, for a 640-pixel input; class loss is summed over classes) and variants."""
 
     box: float = 0.05
     objectness: float = 1.0
     classes: float = 0.03
+    assign: AssignMode = "shape"
+    label_smoothing: float = 0.0  # class targets 1-s/2 and s/2 (Szegedy et al., CVPR 2016, for two outcomes)
+    focal_gamma: float = 0.0  # focal loss for objectness and classes (Lin et al., ICCV 2017); 0: cross-entropy
+    class_weights: tuple[float, ...] | None = None  # a factor for each class's share of the class loss
 
 
 class DetectionLoss(nn.Module):
-    """(raw heads, targets, input size) -> (total for the batch, its parts as means: box, objectness, class)."""
+    """(raw heads, targets, input size) -> (total for the batch, its parts as means: box, objectness, class).
 
-    def __init__(self, heads: Sequence[HeadSpec], gains: Gains | None = None) -> None:
+    With several processes, gradients averaged over them are those of one process with all of their images.
+    """
+
+    def __init__(
+        self,
+        heads: Sequence[HeadSpec],
+        options: LossOptions | None = None,
+        ranks: Ranks = Ranks(),  # noqa: B008 - immutable
+    ) -> None:
         super().__init__()
         self.heads = list(heads)
-        self.gains = gains or Gains()
+        self.options = options or LossOptions()
+        self.ranks = ranks
 
     def forward(self, raw: Sequence[Tensor], targets: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """`raw`: (B, A, H, W, 5+C) a head; `targets`: (M, 6) image, class, cx, cy, w, h in 0..1; size: height, width"""
         raw = [head.float() for head in raw]
-        assignments = assign(targets, self.heads, [(head.shape[2], head.shape[3]) for head in raw], size)
+        if self.options.assign == "quality":
+            assignments = by_quality(targets, raw, self.heads, size)
+        else:
+            assignments = by_shape(targets, self.heads, [(head.shape[2], head.shape[3]) for head in raw], size)
+        counts = self.ranks.mean(raw[0].new_tensor([len(found.image) for found in assignments])).clamp(min=1)
+        if self.options.assign == "quality":
+            counts = counts.sum().expand(len(counts))
         parts = torch.stack(
             [
-                self._head_loss(predicted, spec, found, size)
-                for predicted, spec, found in zip(raw, self.heads, assignments, strict=True)
+                self._head_loss(predicted, spec, found, count, size)
+                for predicted, spec, found, count in zip(raw, self.heads, assignments, counts, strict=True)
             ]
         ).sum(dim=0)
-        per_head = 3 / len(self.heads)
         gains = parts.new_tensor(
-            [
-                self.gains.box * per_head,
-                self.gains.objectness * per_head * size[0] * size[1] / 640**2,
-                self.gains.classes * per_head,
-            ]
+            [self.options.box, self.options.objectness * size[0] * size[1] / 640**2, self.options.classes]
         )
-        parts = parts * gains
-        return parts.sum() * raw[0].shape[0], parts.detach()
+        per_head = (
+            parts.new_tensor([1, 1 / len(self.heads), 1]) if self.options.assign == "quality" else 1 / len(self.heads)
+        )
+        parts = parts * gains * 3 * per_head
+        return parts.sum() * raw[0].shape[0] * self.ranks.world, parts.detach()
 
-    def _head_loss(self, raw: Tensor, spec: HeadSpec, found: Assignment, size: tuple[int, int]) -> Tensor:
-        """(3,): mean box, objectness and class loss of one head."""
+    def _head_loss(
+        self, raw: Tensor, spec: HeadSpec, found: Assignment, count: Tensor, size: tuple[int, int]
+    ) -> Tensor:
+        """(3,): box, objectness and class loss of one head; box and class as sums over `count`."""
         rows, columns = raw.shape[2:4]
         wanted = torch.zeros_like(raw[..., 4])  # (B, A, H, W)
         box_loss = class_loss = raw.sum() * 0
         if len(found.image):
             picked = raw[found.image, found.anchor, found.row, found.column]  # (n, 5+C)
-            cells = torch.stack((found.column, found.row), dim=-1).to(picked)
             stride = picked.new_tensor([size[1] / columns, size[0] / rows])
-            bounded = torch.cat((picked[:, :2], picked[:, 2:4].clamp(max=MAX_LOG_SIDE)), dim=1)
-            anchors = spec.anchors.to(picked)[found.anchor]
-            boxes = decode_boxes(bounded, cells, anchors, stride, spec.scale_x_y, spec.new_coords)
-            ciou = paired_ciou(boxes, found.boxes)
-            box_loss = (1 - ciou).mean()
+            ciou = paired_ciou(spec.decode(picked, found.column, found.row, found.anchor, stride), found.boxes)
+            box_loss = (1 - ciou).sum() / count
             quality = ciou.detach().clamp(min=0)
             order = quality.argsort()  # of predictions wanted twice, the better match counts
             where = (found.image[order], found.anchor[order], found.row[order], found.column[order])
             wanted[where] = quality[order]
-            classes = F.one_hot(found.classes, spec.num_classes).to(picked)
-            class_loss = F.binary_cross_entropy_with_logits(
-                _logits(picked[:, 5:], spec), classes, reduction="sum"
-            ) / len(picked)
+            class_loss = self._class_loss(picked[:, 5:], found.classes, spec) / count
         stride_px = round((size[0] / rows * size[1] / columns) ** 0.5)
-        balance = BALANCE.get(stride_px, 1.0)
-        objectness = F.binary_cross_entropy_with_logits(_logits(raw[..., 4], spec), wanted) * balance
+        objectness = self._entropy(_logits(raw[..., 4], spec), wanted).mean() * BALANCE.get(stride_px, 1.0)
         return torch.stack((box_loss, objectness, class_loss))
+
+    def _class_loss(self, scores: Tensor, classes: Tensor, spec: HeadSpec) -> Tensor:
+        """Scores (n, C) against class indices (n,), summed."""
+        smoothing = self.options.label_smoothing
+        wanted = F.one_hot(classes, spec.num_classes).to(scores) * (1 - smoothing) + smoothing / 2
+        losses = self._entropy(_logits(scores, spec), wanted)
+        if self.options.class_weights is not None:
+            losses = losses * losses.new_tensor(self.options.class_weights)
+        return losses.sum()
+
+    def _entropy(self, logits: Tensor, wanted: Tensor) -> Tensor:
+        """Binary cross-entropy, or with focal_gamma times (how far off the prediction is) ** gamma."""
+        losses = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
+        if self.options.focal_gamma == 0:
+            return losses
+        return losses * (wanted - logits.sigmoid()).abs() ** self.options.focal_gamma
 
 
 def _logits(values: Tensor, spec: HeadSpec) -> Tensor:

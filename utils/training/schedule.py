@@ -1,44 +1,65 @@
-"""What changes from step to step: the learning rate and the averaged weights; and the optimizer."""
+"""What changes from step to step: the learning rate, the momentum and the averaged weights."""
 
 import copy
 import math
 from collections.abc import Iterable
-from typing import Generic, TypeVar
+from dataclasses import dataclass
+from typing import Any, Generic, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 M = TypeVar("M", bound=nn.Module)
+ScheduleName = Literal["cosine", "linear", "one-cycle"]
 
-WARMUP_EPOCHS = 3
 WARMUP_STEPS = 100  # at least
 WARMUP_SHARE = 0.2  # of the whole training, at most
-FINAL_SHARE = 0.05  # of the learning rate, at the end of the cosine
+WARMUP_MOMENTUM = 0.8  # SGD's at the first step
+ONE_CYCLE_RISE = 0.3  # the share of one-cycle in which the learning rate rises
 
 
-def make_optimizer(model: nn.Module, lr: float, decay: float = 0.01) -> torch.optim.AdamW:
-    """AdamW; weight decay on convolution weights only, not on biases and normalisation."""
-    decayed = [parameter for parameter in model.parameters() if parameter.ndim > 1]
-    others = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=lr)
+@dataclass(frozen=True)
+class ScheduleOptions:
+    """Shape of the learning rate over a training."""
+
+    lr: float = 0.004
+    final: float = 0.05  # the share of the learning rate that is left at the end
+    warmup_epochs: float = 3.0
+    shape: ScheduleName = "cosine"
 
 
 class Schedule:
-    """Linear warm-up of the learning rate, then a cosine to 5 % of it, set before each step."""
+    """Linear warm-up, then a cosine or a line down to the final share; or one-cycle, a cosine up and one down.
 
-    def __init__(self, optimizer: torch.optim.Optimizer, lr: float, epochs: int, steps_per_epoch: int) -> None:
-        self.optimizer = optimizer
-        self.lr = lr
-        self.total = epochs * steps_per_epoch
-        self.warmup = max(1, min(max(WARMUP_EPOCHS * steps_per_epoch, WARMUP_STEPS), int(WARMUP_SHARE * self.total)))
+    Set before each optimizer step. While warming up, SGD's momentum rises from 0.8 to its own.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, options: ScheduleOptions, epochs: int, steps: int) -> None:
+        self.optimizer, self.options = optimizer, options
+        self.total = epochs * steps
+        wanted = max(options.warmup_epochs * steps, WARMUP_STEPS if options.warmup_epochs else 0)
+        self.warmup = max(1, int(min(wanted, WARMUP_SHARE * self.total)))
+        self.momenta = [group.get("momentum") for group in optimizer.param_groups]
+
+    def factor(self, step: int) -> float:
+        """The learning rate at step 0, 1, ... as a share of the highest."""
+        final, done = self.options.final, step / self.total
+        if self.options.shape == "one-cycle":
+            rise = ONE_CYCLE_RISE
+            if done < rise:
+                return 0.04 + 0.96 * (1 - math.cos(math.pi * done / rise)) / 2
+            return final + (1 - final) * (1 + math.cos(math.pi * (done - rise) / (1 - rise))) / 2
+        shape = 1 - done if self.options.shape == "linear" else (1 + math.cos(math.pi * done)) / 2
+        return (final + (1 - final) * shape) * min(1.0, (step + 1) / self.warmup)
 
     def set(self, step: int) -> float:
         """Set the optimizer for step 0, 1, ... and return the learning rate."""
-        cosine = FINAL_SHARE + (1 - FINAL_SHARE) * (1 + math.cos(math.pi * step / self.total)) / 2
-        lr = self.lr * cosine * min(1.0, (step + 1) / self.warmup)
-        for group in self.optimizer.param_groups:
+        lr = self.options.lr * self.factor(step)
+        warmth = min(1.0, (step + 1) / self.warmup)
+        for group, momentum in zip(self.optimizer.param_groups, self.momenta, strict=True):
             group["lr"] = lr
+            if momentum is not None and isinstance(self.optimizer, torch.optim.SGD):
+                group["momentum"] = WARMUP_MOMENTUM + (momentum - WARMUP_MOMENTUM) * warmth
         return lr
 
 
@@ -64,6 +85,15 @@ class Average(Generic[M]):
             for a, b in zip(own, new, strict=True):
                 if not a.is_floating_point():
                     a.copy_(b)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Averaged tensors and how many updates went in."""
+        return {"tensors": self.model.state_dict(), "updates": self.updates}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a `state_dict`."""
+        self.model.load_state_dict(state["tensors"])
+        self.updates = state["updates"]
 
 
 def _tensors(model: nn.Module) -> list[Tensor]:

@@ -1,0 +1,64 @@
+"""A tiny data set and network, for trainings that take seconds."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+CFG = """[net]
+width=64
+height=64
+[convolutional]
+filters=16
+size=3
+stride=2
+pad=1
+batch_normalize=1
+activation=leaky
+[ghost]
+filters=32
+size=3
+stride=2
+pad=1
+batch_normalize=1
+activation=leaky
+[ghost]
+filters=32
+size=3
+stride=2
+pad=1
+batch_normalize=1
+activation=leaky
+[convolutional]
+filters=32
+size=3
+pad=1
+batch_normalize=1
+activation=leaky
+[convolutional]
+filters=12
+size=1
+activation=linear
+[yolo]
+mask=0,1
+anchors=12,12,24,24
+num=2
+classes=1
+"""
+
+
+def make_set(folder: Path, images: int = 64, size: int = 64) -> None:
+    """White rectangles on noise: s.data, its images, and x.cfg."""
+    rng = np.random.default_rng(0)
+    place = folder / "set"
+    place.mkdir()
+    for index in range(images):
+        image = rng.integers(0, 100, (size, size, 3), np.uint8)
+        x, y = rng.integers(0, size - 24, 2)
+        w, h = rng.integers(12, 24, 2)
+        image[y : y + h, x : x + w] = 255
+        cv2.imwrite(str(place / f"{index:03d}.png"), image)
+        label = f"0 {(x + w / 2) / size} {(y + h / 2) / size} {w / size} {h / size}\n"
+        (place / f"{index:03d}.txt").write_text(label)
+    (folder / "s.data").write_text("classes=1\ntrain=set\nvalid=set\n")
+    (folder / "x.cfg").write_text(CFG)

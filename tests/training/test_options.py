@@ -1,0 +1,96 @@
+"""Options: what is refused, and --hyp files."""
+
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+import yaml
+
+from utils.errors import InputError
+from utils.files import PROJECT
+from utils.training.options import TrainOptions, check_options, command_defaults, read_hyp, with_hyp
+
+SHIPPED = sorted((PROJECT / "data").glob("hyp.*.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"epochs": 0}, "--epochs 0: expected at least 1"),
+        ({"batch_size": 0}, "--batch-size 0: expected at least 1"),
+        ({"lr": -1.0}, "--lr -1.0: expected a number such as 0.004"),
+        ({"lr": 40.0}, "--lr 40.0: expected a number such as 0.004"),
+        ({"mosaic": 1.5}, "--mosaic 1.5: expected 0 to 1"),
+        ({"close_mosaic": -1}, "--close-mosaic -1: expected 0 or more"),
+        ({"weight_decay": -0.1}, "--weight-decay -0.1: expected 0 or more"),
+        ({"momentum": 1.0}, "--momentum 1.0: expected 0 to below 1"),
+        ({"seed": -1}, "--seed -1"),
+        ({"freeze": "some"}, "--freeze some: expected a number of layers, or backbone"),
+        ({"cutoff": 3}, "--cutoff: expected --weights with it"),
+        ({"rect": True, "multi_scale": True}, "--rect with --multi-scale"),
+        ({"workers": 99_999}, "--workers 99999"),
+    ],
+)
+def test_what_is_refused(change: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        check_options(replace(TrainOptions(), **change))
+    assert message in str(caught.value)
+
+
+def test_every_option_has_help() -> None:
+    lines = (PROJECT / "utils/training/options.py").read_text().splitlines()
+    for field in fields(TrainOptions):
+        line = next(i for i, text in enumerate(lines) if text.startswith(f"    {field.name}: "))
+        assert lines[line + 1].startswith('    """'), field.name
+
+
+def test_defaults_depend_on_the_optimizer() -> None:
+    assert (TrainOptions().highest_lr, TrainOptions().decay) == (0.004, 0.01)
+    assert (TrainOptions(optimizer="sgd").highest_lr, TrainOptions(optimizer="sgd").decay) == (0.02, 0.0005)
+    assert TrainOptions(optimizer="sgd", lr=0.1).highest_lr == 0.1
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
+def test_shipped_files(path: Path) -> None:
+    chosen = with_hyp(TrainOptions(hyp=path.name))
+    check_options(chosen)
+    assert chosen.hyp is None
+    for key, value in yaml.safe_load(path.read_text()).items():
+        assert getattr(chosen, key) == value
+
+
+def test_scratch_says_the_defaults() -> None:
+    chosen, defaults = with_hyp(TrainOptions(hyp="hyp.scratch.yaml")), TrainOptions()
+    assert replace(chosen, lr=None, weight_decay=None) == defaults
+    assert (chosen.lr, chosen.weight_decay) == (defaults.highest_lr, defaults.decay)
+
+
+def test_the_command_line_comes_before_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "h.yaml"
+    file.write_text("mosaic: 0.5\nflip_ud: 0.5\nfreeze: 3\n".replace("3", "'3'"))
+    defaults = command_defaults(["--epochs", "3", "--hyp", str(file)])
+    assert (defaults.mosaic, defaults.flip_ud, defaults.freeze, defaults.epochs) == (0.5, 0.5, "3", 100)
+    assert command_defaults([f"--hyp={file}"]).mosaic == 0.5
+    in_python = with_hyp(TrainOptions(hyp=str(file), mosaic=0.7))
+    assert (in_python.mosaic, in_python.flip_ud) == (0.7, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("mosaik: 1", "unknown option 'mosaik'; did you mean 'mosaic'?"),
+        ("resume: last", "unknown option 'resume'"),
+        ("mosaic: much", "mosaic: expected float, got 'much'"),
+        ("epochs: 1.5", "epochs: expected int, got 1.5"),
+        ("optimizer: lion", "optimizer: expected adamw or sgd or muon, got 'lion'"),
+        ("rect: 1", "rect: expected bool, got 1"),
+        ("- a\n- b", "expected lines `option: value`, got list"),
+        ("a: [", "not valid YAML"),
+    ],
+)
+def test_wrong_files(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "h.yaml"
+    file.write_text(text)
+    with pytest.raises(InputError) as caught:
+        read_hyp(str(file))
+    assert message in str(caught.value) and str(file) in str(caught.value)

@@ -1,0 +1,193 @@
+"""What a training does beside learning: ends early, keeps, draws, searches, and says what went wrong."""
+
+import csv
+import os
+import signal
+from pathlib import Path
+
+import cv2
+import pytest
+import torch
+
+from benchmark import TrainBenchmark, train_speed
+from models import load_model
+from tests.training.small import make_set
+from train import EpochEnd, TrainOptions, train
+from utils.errors import InputError
+from utils.training.autobatch import extrapolate
+from utils.training.evolve import evolve
+from utils.training.precision import choose_precision
+from utils.training.stop import StopRequest
+from utils.training.trouble import explained
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrainOptions:
+    make_set(tmp_path, images=16)
+    monkeypatch.chdir(tmp_path)
+    return TrainOptions(cfg="x.cfg", data="s.data", epochs=2, batch_size=8, workers=0)
+
+
+def options(small: TrainOptions, **changes: object) -> TrainOptions:
+    return TrainOptions(**{**vars(small), **changes})
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader((folder / "results.csv").open()))
+
+
+def test_the_callback_sees_each_epoch_and_can_end_it(small: TrainOptions) -> None:
+    seen: list[EpochEnd] = []
+
+    def watch(end: EpochEnd) -> bool:
+        seen.append(end)
+        return len(seen) == 2
+
+    result = train(options(small, epochs=9), watch)
+    assert [end.record.epoch for end in seen] == [1, 2] and len(rows(result.folder)) == 2
+    assert seen[0].metrics is not None and seen[0].record.ap == seen[0].metrics.ap
+    assert torch.load(result.folder / "last.pt", weights_only=True).get("training") is None
+
+
+def test_patience(small: TrainOptions, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from utils.evaluation.metrics import ClassMetrics, Metrics
+    from utils.training import run
+
+    scores = iter([0.1, 0.3, 0.2, 0.3, 0.25, 0.9])
+    one = {"object": ClassMetrics(0.5, 0.5, 16)}
+    monkeypatch.setattr(run, "measure", lambda *_: Metrics(next(scores), 0.5, 16, 16, one))
+    result = train(options(small, epochs=20, patience=3))
+    assert result.best_epoch == 2 and len(rows(result.folder)) == 5
+    assert "ended after epoch 5: no better AP in 3 epochs" in capsys.readouterr().out
+
+
+def test_noval_save_period_and_tensorboard(small: TrainOptions) -> None:
+    result = train(options(small, epochs=4, noval=True, save_period=2, tensorboard=True))
+    assert [row["ap"] == "" for row in rows(result.folder)] == [True, True, True, False]
+    assert result.best_epoch == 4
+    names = {path.name for path in result.folder.iterdir()}
+    assert {"epoch2.pt", "epoch4.pt"} <= names and "epoch3.pt" not in names
+    assert any(name.startswith("events.out.tfevents") for name in names)
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(result.folder))
+    events.Reload()
+    assert [event.step for event in events.Scalars("box")] == [1, 2, 3, 4]
+    assert events.Scalars("box")[3].value == pytest.approx(float(rows(result.folder)[3]["box"]), rel=1e-4)
+
+
+def test_bfloat16_trains_much_as_float32(small: TrainOptions) -> None:
+    losses = []
+    for amp in ("off", "bf16"):
+        result = train(options(small, amp=amp, name=amp))
+        losses.append(float(rows(result.folder)[-1]["box"]))
+    assert losses[0] != losses[1] and losses[1] == pytest.approx(losses[0], rel=0.02)
+
+
+def test_starting_points(small: TrainOptions, capsys: pytest.CaptureFixture[str]) -> None:
+    first = train(options(small, epochs=1))
+    train(options(small, epochs=1, weights=str(first.folder / "best.weights"), freeze="2"))
+    assert "layers 0 to 5 (all)" in capsys.readouterr().out
+    frozen = load_model(None, "runs/train/exp-2/last.pt").state_dict()
+    start = load_model(None, first.folder / "best.pt").state_dict()
+    for name, tensor in start.items():
+        if name.startswith(("blocks.0.", "blocks.1.")) and "num_batches" not in name:
+            assert torch.equal(tensor, frozen[name]), name
+
+
+def test_a_hundred_boxes_of_two_classes_as_one(small: TrainOptions) -> None:
+    Path("s.data").write_text("classes=2\ntrain=set\nvalid=set\n")
+    next(Path("set").glob("*.txt")).write_text("1 0.5 0.5 0.5 0.5\n")
+    result = train(options(small, single_cls=True, epochs=1))
+    assert list(result.metrics.classes) == ["object"] and result.metrics.labels == 16
+    assert (result.folder / "model.names").read_text() == "object\n"
+
+
+def test_a_killed_worker_is_named_as_such(small: TrainOptions, monkeypatch: pytest.MonkeyPatch) -> None:
+    from utils.data.dataset import TrainingSet
+
+    original, parent = TrainingSet.__getitem__, os.getpid()
+
+    def deadly(self: TrainingSet, key: object) -> object:
+        if os.getpid() != parent and key.position == 9:  # type: ignore[attr-defined]
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(self, key)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(TrainingSet, "__getitem__", deadly)
+    with pytest.raises(InputError, match=r"a process that loads images was killed.*fewer --workers"):
+        train(options(small, workers=1))
+
+
+def test_bad_images_are_skipped_and_named_once(small: TrainOptions, capfd: pytest.CaptureFixture[str]) -> None:
+    bad = sorted(Path("set").glob("*.png"))[3]
+
+    def damage(_: EpochEnd) -> None:
+        bad.write_text("no image any more")
+
+    result = train(options(small, epochs=4, cache="off"), damage)
+    assert result.metrics.images == 16 - (result.best_epoch > 1)
+    assert capfd.readouterr().err.count("003.png: not an image") == 2  # once in training, once in validation
+
+
+def test_exhausted_memory_says_what_to_try() -> None:
+    for error in (
+        torch.cuda.OutOfMemoryError("x"),
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+    ):
+        with pytest.raises(InputError, match="try --batch-size 8"), explained(16, StopRequest()):
+            raise error
+    with pytest.raises(RuntimeError, match="other"), explained(16, StopRequest()):
+        raise RuntimeError("other")
+
+
+def test_autobatch_reads_the_line_through_its_measurements() -> None:
+    assert extrapolate(lambda batch: 100 + 10 * batch, limit=1000) == 90
+    assert extrapolate(lambda batch: 100 + 10 * batch, limit=145) == 4
+    assert extrapolate(lambda batch: 100 + 10 * batch, limit=10**9) == 512
+    with pytest.raises(InputError, match="not even one image fits"):
+        extrapolate(lambda batch: 100 + 10 * batch, limit=50)
+
+
+def test_precision() -> None:
+    cpu = torch.device("cpu")
+    assert choose_precision("off", cpu) is None and choose_precision("bf16", cpu) is torch.bfloat16
+    assert choose_precision("auto", cpu) in (None, torch.bfloat16)
+    with pytest.raises(InputError, match="--amp fp16: expected a GPU"):
+        choose_precision("fp16", cpu)
+
+
+def test_evolve_searches_and_goes_on(small: TrainOptions, capsys: pytest.CaptureFixture[str]) -> None:
+    best = evolve(options(small, evolve=2, epochs=1), train)
+    folder = Path("runs/evolve/exp")
+    trials = list(csv.DictReader((folder / "trials.csv").open()))
+    assert [trial["state"] for trial in trials] == ["complete"] * 2
+    assert float(trials[0]["lr"]) == 0.004 and float(trials[1]["lr"]) != 0.004
+    again = evolve(options(small, evolve=3, epochs=1), train)
+    assert len(list(csv.DictReader((folder / "trials.csv").open()))) == 3
+    assert "training 2:" in capsys.readouterr().out and set(again) == set(best)
+    train(options(small, epochs=1, hyp=str(folder / "hyp.yaml")))
+    with pytest.raises(InputError, match="this search has epochs=1, got 2"):
+        evolve(options(small, evolve=4, epochs=2), train)
+
+
+def test_benchmark_prints_its_table(small: TrainOptions, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = train_speed(
+        TrainBenchmark(
+            "train", cfg=("x.cfg",), img_size=("64",), data="s.data", batch_size=4, workers=0, steps=2, rounds=2
+        )
+    )
+    assert [(row[1], row[2]) for row in rows] == [("64", "off"), ("64", "ram")]
+    for *_, speeds in rows:
+        assert speeds.waiting + speeds.gradients + speeds.change == pytest.approx(1, abs=0.2)
+        assert min(speeds.loader, speeds.step, speeds.total) > 0
+    assert "images a second" in capsys.readouterr().out and not Path("runs").exists()
+
+
+def test_pictures_show_boxes(small: TrainOptions) -> None:
+    result = train(options(small, epochs=1, mosaic=0.0, scale=0.0, translate=0.0, hue=0.0, saturation=0.0, value=0.0))
+    batch = cv2.imread(str(result.folder / "train_batch0.jpg"))
+    assert batch.shape == (3 * 64, 3 * 64, 3)  # 8 images in 3 columns
+    assert (batch[130:, 130:] > 240).all()  # the ninth place is blank

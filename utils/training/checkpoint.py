@@ -1,0 +1,123 @@
+"""The whole state of a training, in its last.pt: with it a stopped run goes on as if it had never stopped."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from utils.data.labels import Sample
+from utils.errors import InputError, WeightsError
+from utils.files import PROJECT
+from utils.network.weights import Checkpoint, read_checkpoint
+from utils.training.engine import Totals, Trainee
+from utils.training.history import Record
+from utils.training.options import TrainOptions
+
+
+@dataclass
+class Progress:
+    """Where a training stands: the epoch (from 0) and how far it has come in it, all records, the best so far."""
+
+    epoch: int = 0
+    totals: Totals = field(default_factory=Totals)
+    records: list[Record] = field(default_factory=list)
+    best_epoch: int = 0
+    best: dict[str, Any] | None = None
+    """The best epoch's metrics, as plain values."""
+
+
+def capture(
+    trainee: Trainee, model: nn.Module, progress: Progress, options: TrainOptions, fingerprint: str
+) -> dict[str, Any]:
+    """All that `restore` needs, as plain values and tensors (loads with `weights_only=True`)."""
+    return {
+        "options": asdict(options),
+        "data": fingerprint,
+        "epoch": progress.epoch,
+        "totals": progress.totals.state_dict(),
+        "records": [asdict(record) for record in progress.records],
+        "best_epoch": progress.best_epoch,
+        "best": progress.best,
+        "model": model.state_dict(),
+        "average": trainee.average.state_dict(),
+        "optimizer": trainee.schedule.optimizer.state_dict(),
+        "scaler": trainee.scaler.state_dict(),
+        "skipped": [trainee.guard.skipped, trainee.guard.in_a_row],
+        "random": torch.get_rng_state(),
+        "random_gpu": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def restore(state: dict[str, Any], trainee: Trainee, model: nn.Module) -> Progress:
+    """Put a captured state back into freshly built objects."""
+    model.load_state_dict(state["model"])
+    trainee.average.load_state_dict(state["average"])
+    trainee.schedule.optimizer.load_state_dict(state["optimizer"])
+    trainee.scaler.load_state_dict(state["scaler"])
+    trainee.guard.skipped, trainee.guard.in_a_row = state["skipped"]
+    torch.set_rng_state(state["random"])
+    if len(state["random_gpu"]) == torch.cuda.device_count() and state["random_gpu"]:
+        torch.cuda.set_rng_state_all(state["random_gpu"])
+    records = [Record(**record) for record in state["records"]]
+    return Progress(state["epoch"], Totals(**state["totals"]), records, state["best_epoch"], state["best"])
+
+
+def find_run(where: str, parent: Path = Path("runs/train")) -> Path:
+    """The last.pt that --resume means: `last` is the newest under runs/train, else a run's folder or the file itself.
+
+    Raises InputError when there is none.
+    """
+    if where == "last":
+        found = sorted(parent.glob("*/last.pt"), key=lambda path: path.stat().st_mtime)
+        if not found:
+            raise InputError(f"--resume last: expected a training under {parent}, found none")
+        return found[-1]
+    for path in (Path(where), PROJECT / where):
+        file = path / "last.pt" if path.is_dir() else path
+        if file.is_file():
+            return file
+    raise InputError(f"--resume {where}: expected a run's folder or its last.pt; there is no such file")
+
+
+MACHINE = ("device", "workers", "cache")  # options that may be given anew with --resume
+
+
+def reopen(path: Path, given: TrainOptions) -> tuple[Checkpoint, TrainOptions]:
+    """A stopped training's checkpoint and the options it was started with, those of the machine as given now.
+
+    Raises WeightsError or InputError, also for other options than these: a resumed training is the one it was.
+    """
+    checkpoint = read_checkpoint(path)
+    if checkpoint.training is None:
+        raise InputError(f"{path}: this training is finished; to train on, start a new one with --weights {path}")
+    try:
+        options = TrainOptions(**checkpoint.training["options"])
+    except (KeyError, TypeError):
+        raise WeightsError(
+            f"{path}: its training state is another version's; start anew with --weights {path}"
+        ) from None
+    defaults = TrainOptions(resume=given.resume)
+    changed = {
+        f.name: getattr(given, f.name) for f in fields(given) if getattr(given, f.name) != getattr(defaults, f.name)
+    }
+    for name, value in changed.items():
+        if name not in MACHINE and value != getattr(options, name):
+            flag = name.replace("_", "-")
+            raise InputError(
+                f"--resume with --{flag} {value}: a resumed training keeps its {getattr(options, name)}; "
+                f"only --device, --workers and --cache can be changed"
+            )
+    return checkpoint, replace(options, **{name: value for name, value in changed.items() if name in MACHINE})
+
+
+def data_fingerprint(samples: Sequence[Sample]) -> str:
+    """A digest of the images' names and sizes in bytes and of all labels."""
+    digest = hashlib.sha256()
+    for sample in samples:
+        digest.update(f"{sample.image.name}\0{sample.image.stat().st_size}\0".encode())
+        digest.update(sample.labels.tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,243 @@
+"""A training under way: epoch after epoch, what is measured, written and kept, until it ends or is stopped."""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch.utils.data import DataLoader
+
+from utils.data.dataset import EvaluationItem, TrainingSet, collate_training, make_training_loader
+from utils.data.labels import Sample
+from utils.data.sampler import StepSampler
+from utils.evaluation.evaluate import EvaluationSettings, collect, evaluation_loader
+from utils.evaluation.metrics import Metrics, measure
+from utils.evaluation.pictures import draw_predictions
+from utils.files import remove_partials, write_text
+from utils.log import say, warn
+from utils.memory import size_words, tree_bytes
+from utils.network.weights import Checkpoint
+from utils.training.anchors import all_anchors
+from utils.training.checkpoint import Progress, capture, restore
+from utils.training.distributed import Ranks
+from utils.training.engine import Totals, Trainee, train_one_epoch
+from utils.training.history import Board, Record, draw_history, write_csv
+from utils.training.options import TrainOptions
+from utils.training.pictures import draw_batch, draw_labels
+from utils.training.stop import StopRequest
+
+DRAWN_BATCHES = 3
+REDRAW_SECONDS = 20  # between two drawings of the curves, which take half a second
+SHOWN_CONFIDENCE = 0.25  # of the predictions that are drawn
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """Where a training left its results, and the best epoch (from 1) with its AP (fractions of 1)."""
+
+    folder: Path
+    best_epoch: int
+    metrics: Metrics
+
+
+@dataclass(frozen=True)
+class EpochEnd:
+    """What a callback is told after each epoch; `metrics` is None where AP was not measured."""
+
+    folder: Path
+    record: Record
+    metrics: Metrics | None
+
+
+Callback = Callable[[EpochEnd], bool | None]
+"""Called after each epoch (by rank 0); returning True ends the training there."""
+
+
+@dataclass
+class Run:
+    """A training with all that belongs to it. `model` is the network itself, `save_weights` writes one to a file."""
+
+    options: TrainOptions
+    folder: Path
+    model: Any
+    save_weights: Callable[..., None]
+    trainee: Trainee
+    dataset: TrainingSet
+    sampler: StepSampler
+    valid: list[Sample]
+    settings: EvaluationSettings
+    fingerprint: str
+    ranks: Ranks
+    stop: StopRequest
+    progress: Progress = field(default_factory=Progress)
+    drawn: float = 0.0
+    """When results.png was drawn last."""
+
+    def start(self) -> None:
+        """Write all that can be known before the first step: model.cfg, names, options, pictures, a checkpoint."""
+        if not self.ranks.first:
+            return
+        comment = f"{Path(self.options.cfg).name} as trained on {Path(self.options.data).name}"
+        write_text(self.folder / "model.cfg", self.model.graph.to_cfg(comment))
+        write_text(self.folder / "model.names", "\n".join(self.model.names) + "\n")
+        write_text(self.folder / "options.json", json.dumps(asdict(self.options), indent=2) + "\n")
+        anchors = all_anchors(self.model.graph)
+        samples = self.dataset.pictures.samples
+        draw_labels(self.folder / "labels.png", samples, self.model.names, self.settings.size, anchors)
+        for number, keys in zip(range(DRAWN_BATCHES), self.sampler, strict=False):
+            images, targets, _ = collate_training([self.dataset[key] for key in keys])
+            draw_batch(self.folder / f"train_batch{number}.jpg", images, targets, self.model.names)
+        self.save()
+
+    def resume(self, checkpoint: Checkpoint) -> None:
+        """Set everything back to where the checkpoint was made."""
+        assert checkpoint.training is not None
+        if self.ranks.first:
+            remove_partials(self.folder)
+        self.progress = restore(checkpoint.training, self.trainee, self.model)
+        if checkpoint.training["data"] != self.fingerprint:
+            warn(f"{self.options.data}: the images or labels have changed since this training was started")
+        say(f"{self.folder}: going on at {self.place}")
+
+    @property
+    def place(self) -> str:
+        """Where the training stands, in words."""
+        return f"epoch {self.progress.epoch + 1}, after step {self.progress.totals.steps}"
+
+    def save(self, finished: bool = False) -> None:
+        """Write last.pt (rank 0): the averaged weights and, until the training is finished, its whole state."""
+        if self.ranks.first:
+            state = capture(self.trainee, self.model, self.progress, self.options, self.fingerprint)
+            self.trainee.average.model.seen = self.model.seen
+            self.save_weights(self.trainee.average.model, self.folder / "last.pt", None if finished else state)
+
+    def all_epochs(self, callback: Callback | None) -> TrainResult:
+        """Train and validate until the last epoch, or until patience or the callback ends it."""
+        device = next(self.model.parameters()).device
+        loader = make_training_loader(self.dataset, self.sampler, self.options.workers, device.type == "cuda")
+        mine = self.valid[self.ranks.rank :: self.ranks.world]
+        checks = evaluation_loader(mine, self.settings) if mine else None
+        board = Board(self.folder) if self.options.tensorboard and self.ranks.first else None
+        while self.progress.epoch < self.options.epochs:
+            self.train_epoch(loader)
+            metrics = self.validate(mine, checks)
+            ended = self.ranks.first and self.write_epoch(metrics, board, callback)
+            self.progress.epoch += 1
+            self.progress.totals = Totals()
+            if self.ranks.share(ended):
+                self.progress.epoch = self.options.epochs
+            self.save()
+            self.stop.check(self.ranks)
+        return self.finish(checks)
+
+    def train_epoch(self, loader: DataLoader[Any]) -> None:
+        """What is left of the epoch's steps."""
+        totals, epoch = self.progress.totals, self.progress.epoch
+        self.sampler.epoch, self.sampler.start = epoch, totals.steps
+        if totals.steps == self.sampler.steps:  # stopped between training and validation
+            return
+        files = [sample.image for sample in self.dataset.pictures.samples]
+        before, start = totals.images, time.perf_counter()
+        try:
+            train_one_epoch(self.trainee, loader, epoch, totals, self.stop, self.label, files)
+        finally:
+            self.model.seen += (totals.images - before) * self.ranks.world
+            totals.seconds += time.perf_counter() - start
+            self.ranks.average_statistics(self.model, self.trainee.average.model)
+
+    @property
+    def label(self) -> str:
+        """`epoch 3/100`."""
+        return f"epoch {self.progress.epoch + 1}/{self.options.epochs}"
+
+    def validate(self, mine: list[Sample], checks: DataLoader[list[EvaluationItem]] | None) -> Metrics | None:
+        """AP of the averaged weights, the images shared among the ranks; adds the epoch's record."""
+        totals, start = self.progress.totals, time.perf_counter()
+        metrics = None
+        if not self.options.noval or self.progress.epoch + 1 == self.options.epochs:
+            model, found = self.trainee.average.model, []
+            if checks is not None:
+                found = collect(model, mine, self.settings, "validation", checks)
+            metrics = measure([result for results in self.ranks.gather(found) for result in results], self.model.names)
+        box, objectness, classes = totals.means()
+        record = Record(
+            epoch=self.progress.epoch + 1,
+            box=box,
+            objectness=objectness,
+            classes=classes,
+            ap50=metrics.ap50 if metrics else None,
+            ap=metrics.ap if metrics else None,
+            lr=totals.lr,
+            images_per_second=totals.images * self.ranks.world / totals.seconds,
+            seconds=totals.seconds,
+            validation_seconds=time.perf_counter() - start,
+            memory_bytes=tree_bytes(),
+            skipped_steps=self.trainee.guard.skipped,
+        )
+        self.progress.records.append(record)
+        return metrics
+
+    def write_epoch(self, metrics: Metrics | None, board: Board | None, callback: Callback | None) -> bool:
+        """The epoch's line, weights and curves; whether the training ends here."""
+        record, progress = self.progress.records[-1], self.progress
+        scores = f"AP@.5 {metrics.ap50:.3f}, AP@.5:.95 {metrics.ap:.3f}, " if metrics else ""
+        left = (self.options.epochs - record.epoch) * (record.seconds + record.validation_seconds)
+        say(
+            f"{self.label}: {scores}{record.images_per_second:.1f} images/s, {size_words(record.memory_bytes)}"
+            + (f", {duration_words(left)} left" if left else "")
+        )
+        average = self.trainee.average.model
+        average.seen = self.model.seen
+        if metrics is not None and (progress.best is None or metrics.ap > progress.best["ap"] or metrics.ap == 0):
+            progress.best_epoch, progress.best = record.epoch, asdict(metrics)
+            self.save_weights(average, self.folder / "best.pt")
+            self.save_weights(average, self.folder / "best.weights")
+        if self.options.save_period and record.epoch % self.options.save_period == 0:
+            self.save_weights(average, self.folder / f"epoch{record.epoch}.pt")
+        write_csv(self.folder / "results.csv", progress.records)
+        if time.perf_counter() - self.drawn > REDRAW_SECONDS:
+            self.draw()
+        if board is not None:
+            board.add(record)
+        if callback is not None and callback(EpochEnd(self.folder, record, metrics)):
+            say(f"ended by the callback after epoch {record.epoch}")
+            return True
+        patience = self.options.patience
+        if patience and progress.best is not None and record.epoch - progress.best_epoch >= patience:
+            say(f"ended after epoch {record.epoch}: no better AP in {patience} epochs (--patience)")
+            return True
+        return False
+
+    def draw(self) -> None:
+        """The curves, results.png."""
+        title = f"{self.folder.name}: {Path(self.options.cfg).stem}"
+        draw_history(self.folder / "results.png", self.progress.records, title)
+        self.drawn = time.perf_counter()
+
+    def finish(self, checks: DataLoader[list[EvaluationItem]] | None) -> TrainResult:
+        """The best epoch's numbers, its predictions drawn, and last.pt without the training's state."""
+        self.progress.best_epoch, self.progress.best = self.ranks.share((self.progress.best_epoch, self.progress.best))
+        assert self.progress.best is not None
+        metrics = Metrics.from_dict(self.progress.best)
+        if self.ranks.first and checks is not None:
+            dataset: Any = checks.dataset
+            self.draw()
+            model, settings = self.trainee.average.model, self.settings
+            settings = EvaluationSettings(settings.size, SHOWN_CONFIDENCE, settings.iou)
+            draw_predictions(self.folder / "predictions.jpg", model, dataset, self.model.names, settings)
+            self.save(finished=True)
+        say(metrics.table())
+        say(
+            f"best epoch {self.progress.best_epoch}: AP@.5 {metrics.ap50:.3f}, AP@.5:.95 {metrics.ap:.3f}"
+            f"; results in {self.folder}"
+        )
+        return TrainResult(self.folder, self.progress.best_epoch, metrics)
+
+
+def duration_words(seconds: float) -> str:
+    """`45 s`, `12 min`, `3.4 h`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
