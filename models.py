@@ -109,7 +109,8 @@ class Darknet(nn.Module):
         if self.training:
             return raw
         size = (images.shape[-2], images.shape[-1])
-        decoded = [layer.decode(head, size) for layer, head in zip(self.yolo_layers, raw, strict=True)]
+        # in float32, whatever the network was computed in: bfloat16 cannot tell a pixel at 416
+        decoded = [layer.decode(head.float(), size) for layer, head in zip(self.yolo_layers, raw, strict=True)]
         return torch.cat(decoded, dim=1)
 
 

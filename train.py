@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from models import Darknet, load_weights, save_weights
+from models import Darknet, is_checkpoint, load_weights, save_weights
 from utils.data.cache import keep_pictures
 from utils.data.datafile import DataSpec, load_data
 from utils.data.dataset import TrainingSet
@@ -17,8 +17,8 @@ from utils.errors import DataError, InputError, Stopped, WeightsError
 from utils.evaluation.evaluate import EvaluationSettings
 from utils.files import find_file, new_run_folder
 from utils.log import counted, say, warn
-from utils.network.graph import Graph, fit_heads, load_graph, num_classes_of, parse_graph
-from utils.network.weights import Checkpoint
+from utils.network.graph import Graph, fit_heads, load_graph, num_classes_of, parse_graph, widen_heads
+from utils.network.weights import Checkpoint, read_checkpoint
 from utils.options import choose_device, parse_size, run_command
 from utils.training.anchors import all_anchors, fit_anchors, measure_anchors, sides_px, with_anchors
 from utils.training.assign import HeadSpec
@@ -28,6 +28,7 @@ from utils.training.distributed import Ranks, join_ranks
 from utils.training.engine import Trainee
 from utils.training.freeze import freeze, frozen_layers, ranges
 from utils.training.guard import Guard
+from utils.training.history import check_board
 from utils.training.loss import DetectionLoss
 from utils.training.optimizers import make_optimizer
 from utils.training.options import TrainOptions, check_options, command_defaults, with_hyp
@@ -39,6 +40,7 @@ from utils.training.trouble import check_workers, explained
 
 __all__ = ["EpochEnd", "TrainOptions", "TrainResult", "train"]
 
+DEFAULT_CFG = "ghost-yolov3-tiny.cfg"
 LEAST_RECALL = 0.98  # of the anchors, below which it is worth a word
 
 
@@ -56,14 +58,16 @@ def train(options: TrainOptions, callback: Callback | None = None) -> TrainResul
     check_options(options)
     if options.evolve:
         raise InputError("evolve: expected 0 here; call utils.training.evolve.evolve")
-    with join_ranks(options.device) as (ranks, device), stop_on_signal() as stop, explained(options.batch_size, stop):
-        run = prepare(replace(options, device=device), ranks, stop, checkpoint, folder)
-        if checkpoint is None:
-            run.start()
-        else:
-            run.resume(checkpoint)
+    with join_ranks(options.device) as (ranks, device), stop_on_signal() as stop:
+        with explained(options.batch_size, stop):
+            run = prepare(replace(options, device=device), ranks, stop, checkpoint, folder)
+            if checkpoint is None:
+                run.start()
+            else:
+                run.resume(checkpoint)
         try:
-            return run.all_epochs(callback)
+            with explained(run.options.batch_size, stop):
+                return run.all_epochs(callback)
         except Stopped as stopped:
             run.save()
             say(f"{stopped} in {run.place}; go on with: python train.py --resume {run.folder}")
@@ -84,14 +88,15 @@ def prepare(
 
     Nothing is written but a new run folder, unless `folder` is given.
     """
-    seed_everything(options.seed)
     device = choose_device(options.device)
+    seed_everything(options.seed, device)
     dtype = choose_precision(options.amp, device)
     spec = load_data(options.data)
     samples = load_both(spec, ranks, options.single_cls)
     names = ("object",) if options.single_cls else spec.names
     if checkpoint is None:
-        graph = load_graph(options.cfg)
+        graph, cfg = starting_graph(options)
+        options = replace(options, cfg=cfg)
         size = parse_size(options.img_size) or (graph.net.width, graph.net.height)
         model, notes = build_model(sized(graph, size), names, samples[0], options)
     else:
@@ -111,8 +116,8 @@ def prepare(
         notes.append(f"--autobatch: {options.batch_size} images a step")
     check_batch(options, len(samples[0]), size, model.largest_stride, ranks)
     check_workers(options.workers, options.batch_size, size, ranks.local_world)
-    if folder is None:
-        folder = ranks.share(new_run_folder(options.project, options.name) if ranks.first else Path())
+    if options.tensorboard:
+        check_board()
     for note in notes:
         say(note)
     where = device if device.type == "cpu" else torch.cuda.get_device_name(device)
@@ -130,6 +135,8 @@ def prepare(
         rect_sizes(samples[0], size, model.largest_stride) if options.rect else None,
         model.largest_stride if options.multi_scale else None,
     )
+    if folder is None:
+        folder = ranks.share(new_run_folder(options.project, options.name) if ranks.first else Path())
     optimizer = make_optimizer(model, options.optimizer, options.highest_lr, options.momentum, options.decay)
     average = Average(model, options.average)
     scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
@@ -138,7 +145,8 @@ def prepare(
     trainee = Trainee(
         model, criterion, schedule, average, guard, scaler, dtype, options.clip, options.accumulate, blocks, ranks
     )
-    settings = EvaluationSettings(size, batch_size=options.batch_size, workers=options.workers)
+    settings = EvaluationSettings(size, batch_size=options.batch_size, workers=options.workers, dtype=dtype)
+    options = replace(options, data=str(spec.path))  # found again when resumed from another folder
     fingerprint = data_fingerprint([*samples[0], *samples[1]])
     run = Run(
         options, folder, model, save_weights, trainee, dataset, sampler, samples[1], settings, fingerprint, ranks, stop
@@ -149,13 +157,23 @@ def prepare(
     return run
 
 
-def seed_everything(seed: int) -> None:
-    """Seed Python, NumPy and torch, and have torch compute the same way each time on a CPU."""
+def seed_everything(seed: int, device: torch.device) -> None:
+    """Seed Python, NumPy and torch; on a CPU torch computes the same way each time, on a GPU the fastest."""
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.use_deterministic_algorithms(device.type == "cpu", warn_only=True)
+    torch.backends.cudnn.benchmark = device.type == "cuda"
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs time
+
+
+def starting_graph(options: TrainOptions) -> tuple[Graph, str]:
+    """The network to train and what to call it: --cfg, else the one inside --weights X.pt, else DEFAULT_CFG."""
+    if options.cfg is None and options.weights is not None and is_checkpoint(options.weights):
+        file = find_file(options.weights, "weights", WeightsError)
+        return parse_graph(read_checkpoint(file).cfg, f"the cfg inside {file}"), str(file)
+    cfg = options.cfg or DEFAULT_CFG
+    return load_graph(cfg), cfg
 
 
 def sized(graph: Graph, size: tuple[int, int]) -> Graph:
@@ -202,6 +220,10 @@ def build_model(
             f"{options.cfg} has {counted(cfg_classes, 'class', 'classes')}, {options.data} has {len(names)}: "
             f"heads fitted (filters={filters} before [yolo]); the fitted cfg is model.cfg beside the results"
         )
+    new_heads = options.weights is None or options.cutoff is not None or cfg_classes != len(names)
+    if new_heads and (wider := widen_heads(graph, options.scale_x_y)) != graph:
+        graph = wider
+        notes.append(f"new heads with scale_x_y={options.scale_x_y:g}, written into model.cfg")
     sides, before = sides_px(samples, (graph.net.width, graph.net.height)), all_anchors(graph)
     quality = measure_anchors(sides, before)
     if options.autoanchor:

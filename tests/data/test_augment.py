@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from utils.data.augment import Augmentation, Picture, compose, cutmix, fit, flip, hsv, mixup
+from utils.data.augment import Augmentation, Picture, colour, compose, cutmix, fit, flip, mixup
 
 WHITE = np.uint8(255)
 STILL = Augmentation(scale=0, translate=0)
@@ -94,13 +94,16 @@ def test_flip(left_right: bool, up_down: bool) -> None:
     np.testing.assert_array_equal(white_box(image), expected)
 
 
-def test_hsv_with_no_gain_changes_nothing() -> None:
+def test_colours() -> None:
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (20, 20, 3), np.uint8)
-    assert hsv(image, Augmentation(hue=0, saturation=0, value=0), rng) is image
-    changed = hsv(image, Augmentation(), rng)
-    assert changed.shape == image.shape and np.abs(changed.astype(int) - image).max() > 6
-    dark = hsv(np.full((2, 2, 3), 200, np.uint8), Augmentation(hue=0, saturation=0, value=0.4), rng)
+    still = Augmentation(hue=0, saturation=0, value=0)
+    np.testing.assert_array_equal(colour(image, still, rng), image[:, :, ::-1])
+    little = colour(image, Augmentation(hue=0, saturation=1e-9, value=0), rng)  # there and back
+    assert np.abs(little.astype(int) - image[:, :, ::-1]).max() <= 6  # 8-bit HSV is coarse
+    changed = colour(image, Augmentation(), rng)
+    assert changed.shape == image.shape and np.abs(changed.astype(int) - image[:, :, ::-1]).max() > 6
+    dark = colour(np.full((2, 2, 3), 200, np.uint8), Augmentation(hue=0, saturation=0, value=0.4), rng)
     assert dark.min() >= 120 and len(np.unique(dark)) == 1  # grey stays grey
 
 

@@ -17,7 +17,7 @@ from tests.training.small import make_set
 from train import TrainOptions, train
 from utils.errors import InputError, Stopped
 from utils.options import run_command
-from utils.training import engine
+from utils.training import engine, run
 from utils.training.checkpoint import find_run
 
 OPTIONS = {"cfg": "x.cfg", "data": "s.data", "epochs": 4, "batch_size": 8, "amp": "off", "device": "cpu"}
@@ -169,6 +169,29 @@ def test_stopped_in_the_middle_of_an_epoch(whole: Path, monkeypatch: pytest.Monk
     assert (state["epoch"], state["totals"]["steps"]) == (1, 3)
     train(TrainOptions(resume="runs/train/middle", workers=0))
     assert_same(whole / "runs/train/middle/last.pt", whole / "runs/train/whole/last.pt")
+
+
+@pytest.mark.slow
+def test_stopped_in_validation(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(whole)
+    original, calls = run.collect, 0
+
+    def collect(*arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(*arguments)
+
+    monkeypatch.setattr(run, "collect", collect)
+    with pytest.raises(Stopped):
+        train(TrainOptions(**OPTIONS, name="validation"))
+    state = torch.load("runs/train/validation/last.pt", weights_only=True)["training"]
+    assert (state["epoch"], state["totals"]["steps"], len(state["records"])) == (1, 6, 1)
+    (whole / "elsewhere").mkdir()
+    monkeypatch.chdir(whole / "elsewhere")
+    train(TrainOptions(resume=str(whole / "runs/train/validation")))
+    assert_same(whole / "runs/train/validation/last.pt", whole / "runs/train/whole/last.pt")
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from utils.letterbox import GREY
+from utils.letterbox import GREY, to_rgb
 
 Picture = tuple[np.ndarray, np.ndarray]
 """(H, W, 3) uint8 BGR and its (N, 5) boxes."""
@@ -112,7 +112,7 @@ def warp_onto(canvas: np.ndarray, image: np.ndarray, matrix: np.ndarray) -> None
     size = (int(high[0] - low[0]), int(high[1] - low[1]))
     part = np.ascontiguousarray(canvas[low[1] : high[1], low[0] : high[0]])
     how = {"flags": cv2.INTER_LINEAR, "borderMode": cv2.BORDER_TRANSPARENT}
-    if np.allclose(matrix[2], (0, 0, 1)):
+    if tuple(matrix[2]) == (0, 0, 1):
         part = cv2.warpAffine(image, shifted[:2], size, part, **how)
     else:
         part = cv2.warpPerspective(image, shifted, size, part, **how)
@@ -147,17 +147,16 @@ def clip_boxes(boxes: np.ndarray, width: int, height: int) -> np.ndarray:
     return np.concatenate((boxes[:, :1], low, high), axis=1)[keep].astype(np.float32)
 
 
-def hsv(image: np.ndarray, how: Augmentation, rng: np.random.Generator) -> np.ndarray:
-    """Random gains of hue, saturation and value."""
+def colour(image: np.ndarray, how: Augmentation, rng: np.random.Generator) -> np.ndarray:
+    """(H, W, 3) BGR -> RGB with random gains of hue, saturation and value."""
     if how.hue == how.saturation == how.value == 0:
-        return image
+        return to_rgb(image)
     gains = 1 + rng.uniform(-1, 1, 3) * (how.hue, how.saturation, how.value)
     levels = np.arange(256)
-    table = np.empty((1, 256, 3), np.uint8)
-    table[0, :, 0] = (levels * gains[0]) % 180
-    table[0, :, 1] = np.clip(levels * gains[1], 0, 255)
-    table[0, :, 2] = np.clip(levels * gains[2], 0, 255)
-    return cv2.cvtColor(cv2.LUT(cv2.cvtColor(image, cv2.COLOR_BGR2HSV), table), cv2.COLOR_HSV2BGR)
+    tables = ((levels * gains[0]) % 180, np.clip(levels * gains[1], 0, 255), np.clip(levels * gains[2], 0, 255))
+    planes = cv2.split(cv2.cvtColor(image, cv2.COLOR_BGR2HSV))
+    changed = [cv2.LUT(plane, table.astype(np.uint8)) for plane, table in zip(planes, tables, strict=True)]
+    return cv2.cvtColor(cv2.merge(changed), cv2.COLOR_HSV2RGB)
 
 
 def flip(picture: Picture, left_right: bool, up_down: bool) -> Picture:

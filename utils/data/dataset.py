@@ -1,6 +1,7 @@
 """Samples as tensors: what the network gets in training and in evaluation, and how batches are made of them."""
 
 import signal
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from utils.data.augment import Augmentation, Picture, compose, cutmix, fit, flip, hsv, mixup
+from utils.data.augment import Augmentation, Picture, colour, compose, cutmix, fit, flip, mixup
 from utils.data.cache import Pictures
 from utils.data.images import read_image
 from utils.data.labels import Sample
@@ -20,6 +21,7 @@ from utils.errors import DataError
 from utils.letterbox import Placement, letterbox, stretch, to_rgb
 from utils.log import warn
 
+START = "fork" if sys.platform == "linux" else None  # workers then share kept pictures instead of copying them
 MAX_REPLACEMENTS = 10  # how many unreadable images in a row are replaced by another before giving up
 
 
@@ -66,12 +68,12 @@ class TrainingSet(Dataset[Item]):
             if rng.random() < chance and not closed:
                 other = self._picture(int(rng.integers(len(self))), key, closed, rng, used)
                 picture = mix(picture, other, rng)
-        image = hsv(picture[0], self.how, rng)
+        image = colour(picture[0], self.how, rng)
         left_right, up_down = rng.random(2) < (self.how.flip_lr, self.how.flip_ud)
         image, boxes = flip((image, picture[1]), left_right, up_down)
         corners = boxes[:, 1:].reshape(-1, 2, 2) / np.array([key.width, key.height], np.float32)  # (N, 2 corners, 2)
         labels = np.concatenate((boxes[:, :1], corners.mean(axis=1), corners[:, 1] - corners[:, 0]), axis=1)
-        return torch.from_numpy(to_rgb(image)), torch.from_numpy(labels.astype(np.float32)), used
+        return torch.from_numpy(image), torch.from_numpy(labels.astype(np.float32)), used
 
     def _picture(self, index: int, key: Key, closed: bool, rng: np.random.Generator, used: list[int]) -> Picture:
         """One picture or a mosaic of four, warped to the key's size; `used` notes which."""
@@ -151,6 +153,7 @@ def make_training_loader(
         num_workers=workers,
         collate_fn=collate_training,
         persistent_workers=workers > 0,
+        multiprocessing_context=START if workers else None,
         worker_init_fn=_start_worker,
         pin_memory=pin,
     )
@@ -165,6 +168,7 @@ def make_evaluation_loader(dataset: Dataset[Any], batch_size: int, workers: int)
         num_workers=workers,
         collate_fn=collate_evaluation,
         persistent_workers=workers > 0,
+        multiprocessing_context=START if workers else None,
         worker_init_fn=_start_worker,
     )
 

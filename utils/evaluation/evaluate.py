@@ -1,6 +1,6 @@
 """Run a network over labelled images and measure it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +25,7 @@ class EvaluationSettings:
     stretched: bool = False
     batch_size: int = 16
     workers: int = 2
+    dtype: torch.dtype | None = None  # autocast to it; None: float32
 
 
 def evaluation_loader(samples: Sequence[Sample], settings: EvaluationSettings) -> DataLoader[list[EvaluationItem]]:
@@ -46,14 +47,19 @@ def collect(
     settings: EvaluationSettings,
     description: str,
     loader: DataLoader[list[EvaluationItem]],
+    check: Callable[[], None] = lambda: None,
 ) -> list[ImageResult]:
-    """Truth and detections of each image that can be read; `loader` is `evaluation_loader`'s for these samples."""
+    """Truth and detections of each image that can be read; `loader` is `evaluation_loader`'s for these samples.
+
+    `check` is called after each batch, and may end it by an exception.
+    """
     results: list[ImageResult] = []
     for items in progress(loader, description, unit="batch"):
         if not items:
             continue
         found = run_batch(model, items, settings)
         results += [_result(item, rows, samples) for item, rows in zip(items, found, strict=True)]
+        check()
     return results
 
 
@@ -61,7 +67,7 @@ def run_batch(model: nn.Module, items: Sequence[EvaluationItem], settings: Evalu
     """Detections of a batch, (N, 6: x1, y1, x2, y2 in the input's pixels, score, class) each."""
     device = next(model.parameters()).device
     images = torch.stack([item.image for item in items]).permute(0, 3, 1, 2)  # (B, 3, H, W), channels last
-    with torch.inference_mode():
+    with torch.inference_mode(), torch.autocast(device.type, settings.dtype, enabled=settings.dtype is not None):
         found = detections(model(images.to(device).float() / 255), settings.confidence, settings.iou, multi_label=True)
     return [rows.cpu().numpy() for rows in found]
 

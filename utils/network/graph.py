@@ -182,6 +182,19 @@ def fit_heads(graph: Graph, num_classes: int) -> Graph:
     return graph.with_options(changes)
 
 
+def widen_heads(graph: Graph, scale_x_y: float) -> Graph:
+    """The graph with this scale_x_y in every [yolo] head that has less: how far beyond its cell a centre may lie.
+
+    Heads with new_coords, which decode otherwise, stay as they are.
+    """
+    changes = {
+        head.index: {"scale_x_y": scale_x_y}
+        for head in graph.heads()
+        if head.options.scale_x_y < scale_x_y and not head.options.new_coords
+    }
+    return graph.with_options(changes)
+
+
 def num_classes_of(graph: Graph) -> int:
     """The class count that all [yolo] heads share. Raises CfgError when they differ or there is no head."""
     counts = sorted({head.options.classes for head in graph.heads()})

@@ -1,6 +1,7 @@
 """The record of a training: results.csv, a row an epoch, results.png, and TensorBoard's files."""
 
 import csv
+import importlib.util
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -69,14 +70,18 @@ def draw_history(path: Path, records: Sequence[Record], title: str) -> None:
         figure.savefig(partial, dpi=100)
 
 
+def check_board() -> None:
+    """Raise InputError where the package tensorboard is missing."""
+    if importlib.util.find_spec("tensorboard") is None:
+        raise InputError("--tensorboard: expected the package tensorboard (pip install tensorboard)")
+
+
 class Board:
-    """TensorBoard's event files of a run. Raises InputError where the package is missing."""
+    """TensorBoard's event files of a run."""
 
     def __init__(self, folder: Path) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            raise InputError("--tensorboard: expected the package tensorboard (pip install tensorboard)") from None
+        from torch.utils.tensorboard import SummaryWriter
+
         self.writer = SummaryWriter(str(folder))
 
     def add(self, record: Record) -> None:

@@ -17,6 +17,7 @@ from utils.training.assign import Assignment, HeadSpec, by_quality, by_shape
 from utils.training.distributed import Ranks
 
 AssignMode = Literal["quality", "shape"]
+HEADS = 3  # the gains are those of networks with three heads
 BALANCE = {8: 4.0, 16: 1.0, 32: 0.4, 64: 0.1}  # objectness by stride: fine maps have more, emptier cells
 
 
@@ -27,7 +28,7 @@ class LossOptions:
     box: float = 0.05
     objectness: float = 1.0
     classes: float = 0.03
-    assign: AssignMode = "shape"
+    assign: AssignMode = "quality"
     label_smoothing: float = 0.0  # class targets 1-s/2 and s/2 (Szegedy et al., CVPR 2016, for two outcomes)
     focal_gamma: float = 0.0  # focal loss for objectness and classes (Lin et al., ICCV 2017); 0: cross-entropy
     class_weights: tuple[float, ...] | None = None  # a factor for each class's share of the class loss
@@ -53,32 +54,32 @@ class DetectionLoss(nn.Module):
     def forward(self, raw: Sequence[Tensor], targets: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """`raw`: (B, A, H, W, 5+C) a head; `targets`: (M, 6) image, class, cx, cy, w, h in 0..1; size: height, width"""
         raw = [head.float() for head in raw]
-        if self.options.assign == "quality":
-            assignments = by_quality(targets, raw, self.heads, size)
-        else:
-            assignments = by_shape(targets, self.heads, [(head.shape[2], head.shape[3]) for head in raw], size)
-        counts = self.ranks.mean(raw[0].new_tensor([len(found.image) for found in assignments])).clamp(min=1)
-        if self.options.assign == "quality":
-            counts = counts.sum().expand(len(counts))
+        assignments = self._assign(raw, targets, size)
+        counts = self.ranks.mean(raw[0].new_tensor([len(found.image) for found in assignments]))
+        # by quality an object has its predictions in whichever head is best: one mean over all heads; else one a head
+        joint = self.options.assign == "quality"
+        divisors = counts.sum().expand(len(counts)) if joint else counts * len(counts)
         parts = torch.stack(
             [
-                self._head_loss(predicted, spec, found, count, size)
-                for predicted, spec, found, count in zip(raw, self.heads, assignments, counts, strict=True)
+                self._head_loss(predicted, spec, found, divisor, size)
+                for predicted, spec, found, divisor in zip(
+                    raw, self.heads, assignments, divisors.clamp(min=1 / self.ranks.world), strict=True
+                )
             ]
         ).sum(dim=0)
-        gains = parts.new_tensor(
-            [self.options.box, self.options.objectness * size[0] * size[1] / 640**2, self.options.classes]
-        )
-        per_head = (
-            parts.new_tensor([1, 1 / len(self.heads), 1]) if self.options.assign == "quality" else 1 / len(self.heads)
-        )
-        parts = parts * gains * 3 * per_head
+        objectness = self.options.objectness * size[0] * size[1] / 640**2
+        parts = parts * parts.new_tensor([self.options.box, objectness, self.options.classes]) * HEADS
         return parts.sum() * raw[0].shape[0] * self.ranks.world, parts.detach()
 
+    def _assign(self, raw: Sequence[Tensor], targets: Tensor, size: tuple[int, int]) -> list[Assignment]:
+        if self.options.assign == "quality":
+            return by_quality(targets, raw, self.heads, size)
+        return by_shape(targets, self.heads, [(head.shape[2], head.shape[3]) for head in raw], size)
+
     def _head_loss(
-        self, raw: Tensor, spec: HeadSpec, found: Assignment, count: Tensor, size: tuple[int, int]
+        self, raw: Tensor, spec: HeadSpec, found: Assignment, divisor: Tensor, size: tuple[int, int]
     ) -> Tensor:
-        """(3,): box, objectness and class loss of one head; box and class as sums over `count`."""
+        """(3,): one head's share of the box, objectness and class loss; box and class are sums over `divisor`."""
         rows, columns = raw.shape[2:4]
         wanted = torch.zeros_like(raw[..., 4])  # (B, A, H, W)
         box_loss = class_loss = raw.sum() * 0
@@ -86,14 +87,15 @@ class DetectionLoss(nn.Module):
             picked = raw[found.image, found.anchor, found.row, found.column]  # (n, 5+C)
             stride = picked.new_tensor([size[1] / columns, size[0] / rows])
             ciou = paired_ciou(spec.decode(picked, found.column, found.row, found.anchor, stride), found.boxes)
-            box_loss = (1 - ciou).sum() / count
+            box_loss = (1 - ciou).sum() / divisor
             quality = ciou.detach().clamp(min=0)
             order = quality.argsort()  # of predictions wanted twice, the better match counts
             where = (found.image[order], found.anchor[order], found.row[order], found.column[order])
             wanted[where] = quality[order]
-            class_loss = self._class_loss(picked[:, 5:], found.classes, spec) / count
+            class_loss = self._class_loss(picked[:, 5:], found.classes, spec) / divisor
         stride_px = round((size[0] / rows * size[1] / columns) ** 0.5)
-        objectness = self._entropy(_logits(raw[..., 4], spec), wanted).mean() * BALANCE.get(stride_px, 1.0)
+        weight = BALANCE.get(stride_px, 1.0) / len(self.heads)
+        objectness = self._entropy(_logits(raw[..., 4], spec), wanted).mean() * weight
         return torch.stack((box_loss, objectness, class_loss))
 
     def _class_loss(self, scores: Tensor, classes: Tensor, spec: HeadSpec) -> Tensor:

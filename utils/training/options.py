@@ -22,8 +22,8 @@ from utils.training.schedule import ScheduleName, ScheduleOptions
 class TrainOptions:
     """Options of train.py."""
 
-    cfg: str = "ghost-yolov3-tiny.cfg"
-    """Network, a Darknet .cfg; a bare name is found in cfg/."""
+    cfg: str | None = None
+    """Network, a Darknet .cfg, also by its bare name in cfg/ (default: the one in a .pt, or ghost-yolov3-tiny.cfg)."""
     data: str = "shapes.data"
     """Data set, a Darknet .data or a .yaml; the default is the embedded one, drawn on first use."""
     weights: str | None = None
@@ -86,7 +86,7 @@ class TrainOptions:
     average: float = 0.998
     """Decay of the moving average of the weights, which is what is measured and saved (0: no average)."""
 
-    assign: AssignMode = "shape"
+    assign: AssignMode = "quality"
     """Which predictions answer for an object: `quality`, those that predict it best, or `shape`, by anchors alone."""
     box_gain: float = 0.05
     """Weight of the box loss."""
@@ -130,6 +130,8 @@ class TrainOptions:
     flip_ud: float = 0.0
     """Chance of upside down; 0.5 for pictures from above or through a microscope."""
 
+    scale_x_y: float = 2.0
+    """New heads predict centres in neighbouring cells, too, by this Darknet key in model.cfg (1: as in the cfg)."""
     autoanchor: bool = False
     """Fit the anchors to the data and write them into the run's model.cfg."""
     patience: int = 0
@@ -203,6 +205,7 @@ def check_options(options: TrainOptions) -> None:
     expect(SHARES, lambda value: 0 <= value <= 1, "0 to 1")
     expect("momentum average scale", lambda value: 0 <= value < 1, "0 to below 1")
     expect("highest_lr", lambda value: 0 < value < 10, "a number such as 0.004")
+    expect("scale_x_y", lambda value: 1 <= value <= 3, "1 to 3")
     expect("seed", lambda value: 0 <= value < 2**32, f"0 to {2**32 - 1}")
     check_loading(options.batch_size, options.workers)
     if options.cutoff is not None and options.weights is None:

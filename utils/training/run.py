@@ -79,7 +79,7 @@ class Run:
         """Write all that can be known before the first step: model.cfg, names, options, pictures, a checkpoint."""
         if not self.ranks.first:
             return
-        comment = f"{Path(self.options.cfg).name} as trained on {Path(self.options.data).name}"
+        comment = f"{self.network} as trained on {Path(self.options.data).name}"
         write_text(self.folder / "model.cfg", self.model.graph.to_cfg(comment))
         write_text(self.folder / "model.names", "\n".join(self.model.names) + "\n")
         write_text(self.folder / "options.json", json.dumps(asdict(self.options), indent=2) + "\n")
@@ -148,6 +148,11 @@ class Run:
             self.ranks.average_statistics(self.model, self.trainee.average.model)
 
     @property
+    def network(self) -> str:
+        """What the network's cfg is called."""
+        return Path(self.options.cfg or "").name
+
+    @property
     def label(self) -> str:
         """`epoch 3/100`."""
         return f"epoch {self.progress.epoch + 1}/{self.options.epochs}"
@@ -159,7 +164,7 @@ class Run:
         if not self.options.noval or self.progress.epoch + 1 == self.options.epochs:
             model, found = self.trainee.average.model, []
             if checks is not None:
-                found = collect(model, mine, self.settings, "validation", checks)
+                found = collect(model, mine, self.settings, "validation", checks, self.check_alone)
             metrics = measure([result for results in self.ranks.gather(found) for result in results], self.model.names)
         box, objectness, classes = totals.means()
         record = Record(
@@ -178,6 +183,11 @@ class Run:
         )
         self.progress.records.append(record)
         return metrics
+
+    def check_alone(self) -> None:
+        """Stop in the middle of validation; several processes, whose shares differ, wait for its end."""
+        if self.ranks.world == 1:
+            self.stop.check(self.ranks)
 
     def write_epoch(self, metrics: Metrics | None, board: Board | None, callback: Callback | None) -> bool:
         """The epoch's line, weights and curves; whether the training ends here."""
@@ -212,7 +222,7 @@ class Run:
 
     def draw(self) -> None:
         """The curves, results.png."""
-        title = f"{self.folder.name}: {Path(self.options.cfg).stem}"
+        title = f"{self.folder.name}: {self.network}"
         draw_history(self.folder / "results.png", self.progress.records, title)
         self.drawn = time.perf_counter()
 
