@@ -125,7 +125,7 @@ def test_the_three_forms_of_a_result_are_the_same_network(trained: Path) -> None
     images = torch.rand(1, 3, 96, 96)
     assert torch.equal(by_pt(images), by_cfg(images)) and torch.equal(by_pt(images), by_weights(images))
     assert by_weights.names == by_pt.names == ["circle", "square", "triangle"]
-    assert by_weights.seen == 48
+    assert by_weights.seen == by_pt.seen in (24, 48)  # the best epoch
 
 
 def test_a_taken_name_gets_a_number(trained: Path, data: Path) -> None:
