@@ -4,6 +4,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import psutil
 import pytest
 import torch
 
@@ -90,3 +91,16 @@ def test_unreadable_images_are_replaced_and_named(
         sample.image.write_text("broken")
     with pytest.raises(DataError, match="10 images in a row could not be read"):
         dataset[Key(0, 0, 0, 64, 64)]
+
+
+@pytest.mark.slow
+def test_loading_processes_do_not_grow(samples: list[Sample]) -> None:
+    sampler = StepSampler(160, 16, (416, 416))
+    loader = make_training_loader(training_set(samples * 32, (416, 416)), sampler, 1)
+    private = []
+    for sampler.epoch in range(6):
+        for _ in loader:
+            pass
+        (worker,) = psutil.Process().children()
+        private.append(worker.memory_full_info().uss)
+    assert private[-1] - private[1] < 20e6, private

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from utils.data.augment import Augmentation, Picture, colour, compose, cutmix, fit, flip, mixup
 from utils.data.cache import Pictures
@@ -101,7 +101,9 @@ def collate_training(items: Sequence[Item]) -> Batch:
     """Items as a batch."""
     images, labels, used = zip(*items, strict=True)
     targets = [torch.cat((torch.full((len(rows), 1), float(i)), rows), dim=1) for i, rows in enumerate(labels)]
-    return torch.stack(images).permute(0, 3, 1, 2), torch.cat(targets), [index for each in used for index in each]
+    # default_collate stacks in the memory that processes share; a copy of its own would stay in the worker's heap
+    stacked: Tensor = default_collate(list(images))  # (B, H, W, 3)
+    return stacked.permute(0, 3, 1, 2), torch.cat(targets), [index for each in used for index in each]
 
 
 @dataclass(frozen=True)
