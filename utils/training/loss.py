@@ -2,6 +2,9 @@
 
 box: 1 - CIoU of the assigned predictions. objectness: binary cross-entropy against their CIoU, over all predictions.
 class: binary cross-entropy, also with one class, since Darknet scores objectness times class there too.
+
+Assigned by quality, all three are sums for each assigned prediction, so their balance is the same for few objects and
+many, small inputs and large. Assigned by shape, they are means a head, as in the PyTorch YOLO lineage.
 """
 
 from collections.abc import Sequence
@@ -18,6 +21,7 @@ from utils.training.distributed import Ranks
 
 AssignMode = Literal["quality", "shape"]
 HEADS = 3  # the gains are those of networks with three heads
+JOINT_OBJECTNESS = 0.01  # times the sum over all cells for each assigned prediction: a fifth of the box gain
 BALANCE = {8: 4.0, 16: 1.0, 32: 0.4, 64: 0.1}  # objectness by stride: fine maps have more, emptier cells
 
 
@@ -67,7 +71,7 @@ class DetectionLoss(nn.Module):
                 )
             ]
         ).sum(dim=0)
-        objectness = self.options.objectness * size[0] * size[1] / 640**2
+        objectness = self.options.objectness * (JOINT_OBJECTNESS if joint else size[0] * size[1] / 640**2)
         parts = parts * parts.new_tensor([self.options.box, objectness, self.options.classes]) * HEADS
         return parts.sum() * raw[0].shape[0] * self.ranks.world, parts.detach()
 
@@ -93,9 +97,12 @@ class DetectionLoss(nn.Module):
             where = (found.image[order], found.anchor[order], found.row[order], found.column[order])
             wanted[where] = quality[order]
             class_loss = self._class_loss(picked[:, 5:], found.classes, spec) / divisor
-        stride_px = round((size[0] / rows * size[1] / columns) ** 0.5)
-        weight = BALANCE.get(stride_px, 1.0) / len(self.heads)
-        objectness = self._entropy(_logits(raw[..., 4], spec), wanted).mean() * weight
+        losses = self._entropy(_logits(raw[..., 4], spec), wanted)
+        if self.options.assign == "quality":
+            objectness = losses.sum() / divisor
+        else:
+            stride_px = round((size[0] / rows * size[1] / columns) ** 0.5)
+            objectness = losses.mean() * BALANCE.get(stride_px, 1.0) / len(self.heads)
         return torch.stack((box_loss, objectness, class_loss))
 
     def _class_loss(self, scores: Tensor, classes: Tensor, spec: HeadSpec) -> Tensor:
