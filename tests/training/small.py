@@ -15,20 +15,8 @@ stride=2
 pad=1
 batch_normalize=1
 activation=leaky
-[ghost]
-filters=32
-size=3
-stride=2
-pad=1
-batch_normalize=1
-activation=leaky
-[ghost]
-filters=32
-size=3
-stride=2
-pad=1
-batch_normalize=1
-activation=leaky
+GHOST
+GHOST
 [convolutional]
 filters=32
 size=3
@@ -44,7 +32,16 @@ mask=0,1
 anchors=12,12,24,24
 num=2
 classes=1
-"""
+""".replace(
+    "GHOST",
+    """[ghost]
+filters=32
+size=3
+stride=2
+pad=1
+batch_normalize=1
+activation=leaky""",
+)
 
 
 def make_set(folder: Path, images: int = 64, size: int = 64) -> None:

@@ -1,7 +1,7 @@
 """Anchors fitted to a data set's boxes: k-means on their sides, then small random changes that measure better."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -105,4 +105,4 @@ def with_anchors(graph: Graph, strides: Sequence[float | tuple[float, ...]], anc
         mask = tuple(range(first, first + counts[place]))
         first += counts[place]
         changes[heads[place].index] = {"anchors": flat, "mask": mask, "num": len(anchors)}
-    return replace(graph.with_options(changes))
+    return graph.with_options(changes)

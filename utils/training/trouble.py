@@ -9,7 +9,7 @@ from utils.errors import DataError, InputError, Stopped
 from utils.memory import check_memory
 from utils.training.stop import StopRequest
 
-WORKER_BYTES = 150 * 10**6  # what a loading process takes for itself
+WORKER_BYTES = 150 * 10**6  # a generous share for each loading process: of its own it took 20 MB, the rest is shared
 AHEAD = 3  # batches that each of them holds
 
 
