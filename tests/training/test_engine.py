@@ -76,6 +76,21 @@ def test_a_step_that_is_not_finite_changes_nothing() -> None:
     assert one.average.updates == 0
 
 
+def test_a_bad_part_of_an_accumulated_step_takes_the_whole_step_back() -> None:
+    one = trainee(bad={1}, accumulate=2)
+    before = state(one.model)
+    run(one, [batch(0), batch(1)])
+    assert same(before, one.model.state_dict()) and one.guard.skipped == 1
+
+
+def test_a_signal_waits_for_the_end_of_an_accumulated_step() -> None:
+    one, stop, totals = trainee(accumulate=2), StopRequest(), Totals()
+    stop.number = 15
+    with pytest.raises(Stopped):
+        run(one, [batch(i) for i in range(6)], stop, totals)
+    assert totals.steps == 2 and one.average.updates == 1
+
+
 def test_it_goes_on_as_if_the_bad_batch_had_not_been() -> None:
     broken, plain = trainee(bad={2}), trainee()
     run(broken, [batch(0), batch(1), batch(2)])

@@ -51,6 +51,8 @@ class Trainee:
     accumulate: int = 1
     frozen: Sequence[nn.Module] = ()
     ranks: Ranks = field(default_factory=Ranks)
+    fresh: bool = True
+    """No gradients have been added since the last change."""
 
     def train_mode(self) -> None:
         """Training mode for all but the frozen blocks."""
@@ -65,7 +67,9 @@ class Trainee:
         """
         device = next(self.model.parameters()).device
         images = images.to(device, non_blocking=True).float() / 255
-        self.guard.remember_statistics()
+        if self.fresh:
+            self.guard.remember_statistics()
+            self.fresh = False
         waits = nullcontext() if update or self.ranks.world == 1 else cast(Any, self.model).no_sync()
         with waits:
             with torch.autocast(device.type, self.dtype, enabled=self.dtype is not None):
@@ -88,6 +92,7 @@ class Trainee:
             self.guard.restore_statistics()
         self.scaler.update()
         optimizer.zero_grad(set_to_none=True)
+        self.fresh = True
         return finite
 
 
@@ -119,7 +124,8 @@ def train_one_epoch(
             + memory_words(losses.device),
             refresh=False,
         )
-        stop.check(trainee.ranks)
+        if update:  # never between gradients that belong together: a checkpoint does not hold them
+            stop.check(trainee.ranks)
 
 
 def memory_words(device: torch.device) -> str:
