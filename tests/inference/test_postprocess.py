@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from utils.inference.postprocess import detections
+from utils.inference.postprocess import NMS_PART, detections
 
 
 def iou(a: np.ndarray, b: np.ndarray) -> float:
@@ -41,6 +41,20 @@ def test_equals_loops(multi_label: bool, confidence: float) -> None:
     got = detections(torch.from_numpy(rows), confidence, 0.45, multi_label)
     for mine, image in zip(got, rows, strict=True):
         np.testing.assert_allclose(mine.numpy(), by_loops(image, confidence, 0.45, multi_label), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("limit", [40, 5000])
+def test_many_candidates_equal_loops(limit: int) -> None:
+    """More than enter NMS at a time, whether or not the limit cuts it short."""
+    rng = np.random.default_rng(1)
+    count = 2 * NMS_PART
+    rows = np.concatenate(
+        (rng.uniform(50, 150, (count, 2)), rng.uniform(20, 60, (count, 2)), rng.random((count, 3))), axis=1
+    ).astype(np.float32)
+    (got,) = detections(torch.from_numpy(rows)[None], 0.1, 0.45, multi_label=True, max_detections=limit)
+    expected = by_loops(rows, 0.1, 0.45, multi_label=True)
+    assert len(expected) > 60
+    np.testing.assert_allclose(got.numpy(), expected[:limit], rtol=1e-4, atol=1e-4)
 
 
 def test_limit_and_nothing() -> None:

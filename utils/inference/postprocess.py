@@ -7,6 +7,7 @@ from torchvision.ops import batched_nms
 from utils.boxes import cxcywh_to_xyxy
 
 MAX_CANDIDATES = 30_000  # the best-scored ones that enter NMS
+NMS_PART = 512  # so many at a time
 
 
 def detections(
@@ -32,9 +33,22 @@ def _detect(rows: Tensor, confidence: float, iou: float, multi_label: bool, limi
         score, label = scores.max(dim=1)
         box = (score > confidence).nonzero(as_tuple=True)[0]
         score, label = score[box], label[box]
-    if len(score) > MAX_CANDIDATES:
-        score, best = score.topk(MAX_CANDIDATES)
-        box, label = box[best], label[best]
+    score, order = score.sort(descending=True, stable=True)
+    score, box, label = score[:MAX_CANDIDATES], box[order][:MAX_CANDIDATES], label[order][:MAX_CANDIDATES]
     boxes = cxcywh_to_xyxy(rows[box, :4])
-    keep = batched_nms(boxes, score, label, iou)[:limit]
+    keep = _suppress(boxes, score, label, iou, limit)
     return torch.cat((boxes[keep], score[keep, None], label[keep, None].to(boxes)), dim=1)
+
+
+def _suppress(boxes: Tensor, score: Tensor, label: Tensor, iou: float, limit: int) -> Tensor:
+    """Indices of the `limit` best boxes that NMS leaves, of boxes sorted by score, best first.
+
+    A box is only ever suppressed by a better one, so the rest need not be looked at once enough are left.
+    """
+    keep = torch.zeros(0, dtype=torch.long, device=boxes.device)
+    for part in torch.arange(len(boxes), device=boxes.device).split(NMS_PART):
+        part = torch.cat((keep, part))
+        keep = part[batched_nms(boxes[part], score[part], label[part], iou)].sort().values
+        if len(keep) >= limit:
+            break
+    return keep[:limit]
