@@ -23,7 +23,7 @@ from utils.options import choose_device, parse_size, run_command
 from utils.training.anchors import all_anchors, fit_anchors, measure_anchors, sides_px, with_anchors
 from utils.training.assign import HeadSpec
 from utils.training.autobatch import fitting_batch
-from utils.training.checkpoint import data_fingerprint, find_run, reopen
+from utils.training.checkpoint import command_defaults, data_fingerprint, find_run, reopen
 from utils.training.distributed import Ranks, join_ranks
 from utils.training.engine import Trainee
 from utils.training.freeze import freeze, frozen_layers, ranges
@@ -31,7 +31,7 @@ from utils.training.guard import Guard
 from utils.training.history import check_board
 from utils.training.loss import DetectionLoss
 from utils.training.optimizers import make_optimizer
-from utils.training.options import TrainOptions, check_options, command_defaults, with_hyp
+from utils.training.options import TrainOptions, check_options, with_hyp
 from utils.training.precision import choose_precision, precision_words
 from utils.training.run import Callback, EpochEnd, Run, TrainResult
 from utils.training.schedule import Average, Schedule
@@ -70,7 +70,8 @@ def train(options: TrainOptions, callback: Callback | None = None) -> TrainResul
                 return run.all_epochs(callback)
         except Stopped as stopped:
             run.save()
-            say(f"{stopped} in {run.place}; go on with: python train.py --resume {run.folder}")
+            start = "python" if ranks.world == 1 else f"torchrun --nproc-per-node {ranks.local_world} ..."
+            stopped.advise(f"in {run.place}; go on with: {start} train.py --resume {run.folder}")
             raise
 
 
@@ -102,11 +103,16 @@ def prepare(
     else:
         graph = parse_graph(checkpoint.cfg, "the checkpoint's cfg")
         size = graph.net.width, graph.net.height
+        if names != checkpoint.names:
+            had, has = (", ".join(each) for each in (checkpoint.names, names))
+            raise InputError(f"{spec.path}: expected the classes that this training was started with, {had}; got {has}")
         model, notes = Darknet(graph, checkpoint.names), []
         model.seen = checkpoint.seen
     model.check_size(*size)
     frozen = [] if options.freeze is None else frozen_layers(model.graph, options.freeze)
     blocks = freeze(list(model.blocks), frozen)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise InputError(f"--freeze {options.freeze}: expected fewer layers; nothing would be left to train")
     if frozen:
         notes.append(f"frozen: layers {ranges(frozen)}")
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -115,6 +121,9 @@ def prepare(
         options = replace(options, batch_size=fitting_batch(model, criterion, size, device, dtype))
         notes.append(f"--autobatch: {options.batch_size} images a step")
     check_batch(options, len(samples[0]), size, model.largest_stride, ranks)
+    if options.batch_size > len(samples[0]):
+        images = counted(len(samples[0]), "training image")
+        notes.append(f"--batch-size {options.batch_size}, {images}: each epoch is one step with all of them")
     check_workers(options.workers, options.batch_size, size, ranks.local_world)
     if options.tensorboard:
         check_board()
@@ -136,7 +145,8 @@ def prepare(
         model.largest_stride if options.multi_scale else None,
     )
     if folder is None:
-        folder = ranks.share(new_run_folder(options.project, options.name) if ranks.first else Path())
+        parent = options.project or "runs/train"
+        folder = ranks.share(new_run_folder(parent, options.name) if ranks.first else Path())
     optimizer = make_optimizer(model, options.optimizer, options.highest_lr, options.momentum, options.decay)
     average = Average(model, options.average)
     scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
@@ -195,10 +205,12 @@ def load_both(spec: DataSpec, ranks: Ranks, single_cls: bool) -> tuple[list[Samp
         raise DataError(
             f"{spec.path}: expected labelled training images, got no valid box in {len(train_samples)} images"
         )
+    empty = sum(not len(sample.labels) for sample in train_samples)
     say(
         f"{spec.path.name}: {counted(spec.num_classes, 'class', 'classes')}, "
-        f"{counted(len(train_samples), 'training image')} with {counted(boxes[0], 'box', 'boxes')}, "
-        f"{counted(len(valid_samples), 'validation image')} with {counted(boxes[1], 'box', 'boxes')}"
+        f"{counted(len(train_samples), 'training image')} with {counted(boxes[0], 'box', 'boxes')}"
+        + (f" ({empty:,} without any), " if empty else ", ")
+        + f"{counted(len(valid_samples), 'validation image')} with {counted(boxes[1], 'box', 'boxes')}"
     )
     if boxes[1] == 0:
         warn("the validation images have no boxes: AP stays 0, and best.pt is the last epoch")
@@ -217,7 +229,8 @@ def build_model(
         graph = fit_heads(graph, len(names))
         filters = " and ".join(str(head.options.in_channels) for head in graph.heads())
         notes.append(
-            f"{options.cfg} has {counted(cfg_classes, 'class', 'classes')}, {options.data} has {len(names)}: "
+            f"{options.cfg} has {counted(cfg_classes, 'class', 'classes')}, "
+            f"{options.data} has {len(names)}{' (--single-cls)' if options.single_cls else ''}: "
             f"heads fitted (filters={filters} before [yolo]); the fitted cfg is model.cfg beside the results"
         )
     new_heads = options.weights is None or options.cutoff is not None or cfg_classes != len(names)
@@ -274,6 +287,8 @@ def rect_sizes(samples: list[Sample], size: tuple[int, int], stride: int) -> np.
 
 def main(options: TrainOptions) -> None:
     """Train, or search for better options."""
+    if options.resume is not None:
+        reopen(find_run(options.resume), options, explicit=True)
     if options.evolve:
         from utils.training.evolve import evolve  # here: Optuna is for this alone
 

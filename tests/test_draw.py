@@ -21,6 +21,11 @@ def test_boxes_are_drawn_where_they_are() -> None:
     assert rows.min() < 60  # the label is above
 
 
+def test_a_box_far_outside_is_drawn_to_the_edge() -> None:
+    drawn = draw_boxes(np.zeros((60, 80, 3), np.uint8), np.array([[-1e30, 30, 1e30, 1e38]], np.float32), ["x"], [0])
+    assert drawn[30].any(axis=1).all()  # its upper side crosses the picture
+
+
 def test_any_size_any_script_any_position() -> None:
     for height, width in ((1, 1), (5, 900), (16, 16)):
         boxes = np.array([[0, 0, width, height], [width - 1, height - 1, width, height]], np.float32)

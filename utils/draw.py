@@ -36,7 +36,7 @@ def draw_boxes(image: np.ndarray, boxes_xyxy: np.ndarray, labels: Sequence[str],
     canvas = Image.fromarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
     pen = ImageDraw.Draw(canvas)
     for box, label, index in zip(boxes_xyxy, labels, classes, strict=True):
-        x1, y1, x2, y2 = (float(value) for value in box)
+        x1, y1, x2, y2 = np.clip(box, -line, [width + line, height + line] * 2).tolist()  # far ones overflow
         colour = class_colour(index)
         pen.rectangle((x1, y1, max(x2, x1), max(y2, y1)), outline=colour, width=line)
         _, _, text_width, text_height = pen.textbbox((0, 0), label, font=font)

@@ -23,8 +23,15 @@ class DataError(InputError):
 
 
 class Stopped(Exception):  # noqa: N818 - not an error
-    """Work that was asked to stop by a signal, and did so in good order; `number` is the signal's."""
+    """Work that was asked to stop by a signal, and did so in good order; `number` is the signal's.
+
+    The message says where it stopped and how to go on, once `advise` has been told.
+    """
 
     def __init__(self, number: int) -> None:
         super().__init__(f"stopped by {signal.Signals(number).name}")
         self.number = number
+
+    def advise(self, words: str) -> None:
+        """Put where it stopped and how to go on behind the signal's name, in place of earlier words."""
+        self.args = (f"stopped by {signal.Signals(self.number).name} {words}",)

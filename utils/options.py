@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import tyro
 
 from utils.errors import InputError, Stopped
+from utils.log import say
 
 if TYPE_CHECKING:
     import torch
@@ -41,6 +42,7 @@ def run_command(
         print("stopped", file=sys.stderr)
         raise SystemExit(130) from None
     except Stopped as stop:
+        say(str(stop))
         raise SystemExit(128 + stop.number) from None
 
 

@@ -57,6 +57,11 @@ def test_many_candidates_equal_loops(limit: int) -> None:
     np.testing.assert_allclose(got.numpy(), expected[:limit], rtol=1e-4, atol=1e-4)
 
 
+def test_a_diverged_networks_boxes_are_none() -> None:
+    rows = torch.tensor([[[5.0, 5, 2, 2, 1, 1], [5, 5, torch.inf, 2, 1, 1], [torch.nan, 5, 2, 2, 1, 1]]])
+    assert detections(rows, 0.1, 0.5)[0][:, :4].tolist() == [[4, 4, 6, 6]]
+
+
 def test_limit_and_nothing() -> None:
     rows = torch.rand(1, 500, 7)
     rows[..., :2] = torch.arange(500).view(1, 500, 1) * 100.0

@@ -1,14 +1,17 @@
 """Options: what is refused, and --hyp files."""
 
+import re
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from utils.errors import InputError
 from utils.files import PROJECT
-from utils.training.options import TrainOptions, check_options, command_defaults, read_hyp, with_hyp
+from utils.training.checkpoint import command_defaults
+from utils.training.options import TrainOptions, check_options, read_hyp, with_hyp
 
 SHIPPED = sorted((PROJECT / "data").glob("hyp.*.yaml"))
 
@@ -18,8 +21,8 @@ SHIPPED = sorted((PROJECT / "data").glob("hyp.*.yaml"))
     [
         ({"epochs": 0}, "--epochs 0: expected at least 1"),
         ({"batch_size": 0}, "--batch-size 0: expected at least 1"),
-        ({"lr": -1.0}, "--lr -1.0: expected a number such as 0.004"),
-        ({"lr": 40.0}, "--lr 40.0: expected a number such as 0.004"),
+        ({"lr": -1.0}, "--lr -1.0: expected above 0 and below 10, such as 0.004"),
+        ({"lr": 40.0}, "--lr 40.0: expected above 0 and below 10, such as 0.004"),
         ({"mosaic": 1.5}, "--mosaic 1.5: expected 0 to 1"),
         ({"close_mosaic": -1}, "--close-mosaic -1: expected 0 or more"),
         ({"weight_decay": -0.1}, "--weight-decay -0.1: expected 0 or more"),
@@ -75,11 +78,36 @@ def test_the_command_line_comes_before_the_file(tmp_path: Path) -> None:
     assert (in_python.mosaic, in_python.flip_ud) == (0.7, 0.5)
 
 
+def test_a_file_takes_what_the_command_line_takes(tmp_path: Path) -> None:
+    """YAML reads 1e-3 as text and --freeze's 10 as a number."""
+    file = tmp_path / "h.yaml"
+    file.write_text("lr: 1e-3\nfreeze: 10\nimg_size: 320\nepochs: 3\n")
+    assert read_hyp(str(file)) == {"lr": 0.001, "freeze": "10", "img_size": 320, "epochs": 3}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"optimizer": "SGD"}, "--optimizer: expected adamw or sgd or muon, got 'SGD'"),
+        ({"amp": "float16"}, "--amp: expected auto or off or bf16 or fp16, got 'float16'"),
+        ({"epochs": "2"}, "--epochs: expected int, got '2'"),
+        ({"rect": 1}, "--rect: expected bool, got 1"),
+        ({"epochs": True}, "--epochs: expected int, got True"),
+    ],
+)
+def test_python_gets_the_same_checks(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=re.escape(message)):
+        check_options(TrainOptions(**changes))
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("mosaik: 1", "unknown option 'mosaik'; did you mean 'mosaic'?"),
-        ("resume: last", "unknown option 'resume'"),
+        ("resume: last", "resume can be given on the command line alone"),
+        ("mosaic: 1.5", "mosaic 1.5: expected 0 to 1"),
+        ("lr: fast", "lr: expected float, got 'fast'"),
+        ("# nothing", "expected lines `option: value`, got none"),
         ("mosaic: much", "mosaic: expected float, got 'much'"),
         ("epochs: 1.5", "epochs: expected int, got 1.5"),
         ("optimizer: lion", "optimizer: expected adamw or sgd or muon, got 'lion'"),

@@ -6,7 +6,7 @@ import random
 import signal
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,11 @@ import pytest
 import torch
 
 from tests.training.small import make_set
-from train import TrainOptions, train
+from train import TrainOptions, main, train
 from utils.errors import InputError, Stopped
 from utils.options import run_command
 from utils.training import engine, run
-from utils.training.checkpoint import find_run
+from utils.training.checkpoint import command_defaults, find_run
 
 OPTIONS = {"cfg": "x.cfg", "data": "s.data", "epochs": 4, "batch_size": 8, "amp": "off", "device": "cpu"}
 KILLS = 10
@@ -201,9 +201,11 @@ def test_what_cannot_be_resumed(
     monkeypatch.chdir(whole)
     with pytest.raises(InputError, match="this training is finished"):
         train(TrainOptions(resume="runs/train/whole"))
-    with pytest.raises(InputError, match="--resume nowhere: expected a run's folder"):
+    with pytest.raises(InputError, match="--resume 'nowhere': expected `last`, a run's folder"):
         train(TrainOptions(resume="nowhere"))
     (whole / "empty").mkdir(exist_ok=True)
+    with pytest.raises(InputError, match=r"--resume empty: .* holds no last\.pt"):
+        train(TrainOptions(resume="empty"))
     monkeypatch.chdir(whole / "empty")
     with pytest.raises(InputError, match="--resume last: expected a training under runs/train, found none"):
         find_run("last")
@@ -223,8 +225,18 @@ def test_changed_data_and_other_options(
     options = TrainOptions(cfg="x.cfg", data="s.data", epochs=2, batch_size=8, workers=0)
     with pytest.raises(Stopped):
         train(options, stop)
-    with pytest.raises(InputError, match=r"--resume with --epochs 50: a resumed training keeps its 2"):
+    with pytest.raises(InputError, match=r"--resume with --epochs 50: this training was started with 2 and keeps it"):
         train(TrainOptions(resume="last", epochs=50))
+    given = command_defaults(["--resume", "last"])
+    assert given.epochs == 2 and given.workers == 0
+    with pytest.raises(InputError, match=r"--resume with --epochs 100: "):  # the default, but given on purpose
+        main(replace(given, resume="last", epochs=100))
+    description = Path("s.data").read_text()
+    Path("another.names").write_text("another\n")
+    Path("s.data").write_text(f"{description}names=another.names\n")
+    with pytest.raises(InputError, match=r"expected the classes that this training was started with, .*; got another"):
+        train(TrainOptions(resume="last"))
+    Path("s.data").write_text(description)
     next(Path("set").glob("*.txt")).write_text("0 0.5 0.5 0.5 0.5\n")
     result = train(TrainOptions(resume="last", workers=1))
     assert "the images or labels have changed" in capsys.readouterr().err

@@ -12,8 +12,8 @@ import torch
 from benchmark import TrainBenchmark, train_speed
 from models import load_model
 from tests.training.small import make_set
-from train import EpochEnd, TrainOptions, train
-from utils.errors import InputError
+from train import EpochEnd, TrainOptions, TrainResult, train
+from utils.errors import InputError, Stopped
 from utils.training.autobatch import extrapolate
 from utils.training.evolve import evolve
 from utils.training.precision import choose_precision
@@ -61,6 +61,8 @@ def test_patience(small: TrainOptions, monkeypatch: pytest.MonkeyPatch, capsys: 
     result = train(options(small, epochs=20, patience=3))
     assert result.best_epoch == 2 and len(rows(result.folder)) == 5
     assert "ended after epoch 5: no better AP in 3 epochs" in capsys.readouterr().out
+    monkeypatch.setattr(run, "measure", lambda *_: Metrics(0.0, 0.0, 16, 16, one))
+    assert len(rows(train(options(small, epochs=20, patience=3)).folder)) == 3  # never any AP
 
 
 def test_noval_save_period_and_tensorboard(small: TrainOptions) -> None:
@@ -178,11 +180,37 @@ def test_evolve_searches_and_goes_on(small: TrainOptions, capsys: pytest.Capture
     assert [trial["state"] for trial in trials] == ["complete"] * 2
     assert float(trials[0]["lr"]) == 0.004 and float(trials[1]["lr"]) != 0.004
     again = evolve(options(small, evolve=3, epochs=1), train)
-    assert len(list(csv.DictReader((folder / "trials.csv").open()))) == 3
+    trials = list(csv.DictReader((folder / "trials.csv").open()))
+    assert len(trials) == 3 and len({trial["lr"] for trial in trials}) == 3
     assert "training 2:" in capsys.readouterr().out and set(again) == set(best)
     train(options(small, epochs=1, hyp=str(folder / "hyp.yaml")))
     with pytest.raises(InputError, match="this search has epochs=1, got 2"):
         evolve(options(small, evolve=4, epochs=2), train)
+
+
+def test_evolve_starts_anywhere_and_anew_after_a_mistake(small: TrainOptions) -> None:
+    start = options(small, evolve=1, epochs=1, project="searches", lr=0.05, optimizer="sgd")
+    with pytest.raises(InputError, match=r"--weight-decay 0\.0 with --evolve: expected above 0"):
+        evolve(options(start, weight_decay=0.0), train)
+    with pytest.raises(InputError, match=r"nowhere\.data"):
+        evolve(options(start, data="nowhere.data"), train)
+    assert evolve(start, train)["lr"] == 0.05  # above the usual range
+    assert [path.name for path in Path("searches/exp").glob("training*")] == ["training0"]
+
+
+def test_evolve_stopped(small: TrainOptions) -> None:
+    def stopped(*_: object) -> TrainResult:
+        raise Stopped(signal.SIGINT)
+
+    with pytest.raises(Stopped, match=r"stopped by SIGINT in training 0, .* go on with the same command"):
+        evolve(options(small, evolve=1), stopped)
+
+
+@pytest.mark.parametrize("layers", ["6", "5"])  # all, and all that have weights
+def test_something_must_be_left_to_train(small: TrainOptions, layers: str) -> None:
+    with pytest.raises(InputError, match=f"--freeze {layers}: .* nothing would be left to train"):
+        train(options(small, freeze=layers))
+    assert not Path("runs").exists()
 
 
 def test_benchmark_prints_its_table(small: TrainOptions, capsys: pytest.CaptureFixture[str]) -> None:

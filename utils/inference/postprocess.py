@@ -16,12 +16,14 @@ def detections(
     """(B, N, 5+C) cx, cy, w, h, objectness, classes -> per image (n, 6): x1, y1, x2, y2, score, class, best first.
 
     Score is objectness times class probability. `multi_label` counts every (box, class) pair over `confidence`, else
-    each box its best class. Boxes are in the predictions' pixels and not clipped; NMS is per class.
+    each box its best class. Boxes are in the predictions' pixels and not clipped; NMS is per class. Those of a diverged
+    network that are not finite are no detections.
     """
-    return [
-        _detect(rows[rows[:, 4] > confidence], confidence, iou, multi_label, max_detections)
-        for rows in predictions.float()
-    ]
+    found = []
+    for rows in predictions.float():
+        usable = (rows[:, 4] > confidence) & rows[:, :4].isfinite().all(dim=1)
+        found.append(_detect(rows[usable], confidence, iou, multi_label, max_detections))
+    return found
 
 
 def _detect(rows: Tensor, confidence: float, iou: float, multi_label: bool, limit: int) -> Tensor:

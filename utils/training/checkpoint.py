@@ -1,6 +1,7 @@
 """The whole state of a training, in its last.pt: with it a stopped run goes on as if it had never stopped."""
 
 import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from utils.files import PROJECT
 from utils.network.weights import Checkpoint, read_checkpoint
 from utils.training.engine import Totals, Trainee
 from utils.training.history import Record
-from utils.training.options import TrainOptions
+from utils.training.options import TrainOptions, read_hyp
 
 
 @dataclass
@@ -80,38 +81,67 @@ def find_run(where: str, parent: Path = Path("runs/train")) -> Path:
         file = path / "last.pt" if path.is_dir() else path
         if file.is_file():
             return file
-    raise InputError(f"--resume {where}: expected a run's folder or its last.pt; there is no such file")
+        if path.is_dir():
+            raise InputError(f"--resume {where}: expected a training that was started; the folder holds no last.pt")
+    raise InputError(f"--resume {where!r}: expected `last`, a run's folder or its last.pt; there is no such file")
 
 
 MACHINE = ("device", "workers", "cache")  # options that may be given anew with --resume
 
 
-def reopen(path: Path, given: TrainOptions) -> tuple[Checkpoint, TrainOptions]:
+def reopen(path: Path, given: TrainOptions, explicit: bool = False) -> tuple[Checkpoint, TrainOptions]:
     """A stopped training's checkpoint and the options it was started with, those of the machine as given now.
 
-    Raises WeightsError or InputError, also for other options than these: a resumed training is the one it was.
+    Raises WeightsError or InputError, also for other options than these: a resumed training is the one it was. Options
+    that have their default count as not given, unless all were given on purpose (`explicit`: see `command_defaults`).
     """
     checkpoint = read_checkpoint(path)
+    options = stored_options(path, checkpoint)
+    for each in fields(given):
+        name, value, old = each.name, getattr(given, each.name), getattr(options, each.name)
+        if name in (*MACHINE, "resume") or value == old or (value == each.default and not explicit):
+            continue
+        flag = name.replace("_", "-")
+        raise InputError(
+            f"--resume with --{flag} {value}: this training was started with {'none' if old is None else old} "
+            "and keeps it; only --device, --workers and --cache can be changed"
+        )
+    if not os.access(path.parent, os.W_OK):
+        raise InputError(f"--resume: expected to write into {path.parent}, which is not allowed")
+    return checkpoint, replace(options, **{name: getattr(given, name) for name in MACHINE})
+
+
+def stored_options(path: Path, checkpoint: Checkpoint) -> TrainOptions:
+    """The options of a stopped training. Raises InputError or WeightsError when it cannot be resumed."""
     if checkpoint.training is None:
         raise InputError(f"{path}: this training is finished; to train on, start a new one with --weights {path}")
     try:
-        options = TrainOptions(**checkpoint.training["options"])
+        return TrainOptions(**checkpoint.training["options"])
     except (KeyError, TypeError):
         raise WeightsError(
             f"{path}: its training state is another version's; start anew with --weights {path}"
         ) from None
-    defaults = TrainOptions(resume=given.resume)
-    changed = {
-        f.name: getattr(given, f.name) for f in fields(given) if getattr(given, f.name) != getattr(defaults, f.name)
-    }
-    for name, value in changed.items():
-        if name not in MACHINE and value != getattr(options, name):
-            flag = name.replace("_", "-")
-            raise InputError(
-                f"--resume with --{flag} {value}: a resumed training keeps its {getattr(options, name)}; "
-                f"only --device, --workers and --cache can be changed"
-            )
-    return checkpoint, replace(options, **{name: value for name, value in changed.items() if name in MACHINE})
+
+
+def command_defaults(arguments: list[str]) -> TrainOptions:
+    """The defaults of a command line, so that what stands on it comes first.
+
+    With --resume they are the stopped training's options, with --hyp that file's.
+    """
+    resume, hyp = (_value_of(flag, arguments) for flag in ("--resume", "--hyp"))
+    if resume is not None:
+        path = find_run(resume)
+        return stored_options(path, read_checkpoint(path))
+    return TrainOptions() if hyp is None else replace(TrainOptions(), **read_hyp(hyp))
+
+
+def _value_of(flag: str, arguments: list[str]) -> str | None:
+    """What a command line gives a flag: `FLAG VALUE` or `FLAG=VALUE`."""
+    for argument, following in zip(arguments, [*arguments[1:], None], strict=True):
+        name, equals, value = argument.partition("=")
+        if name == flag:
+            return value if equals else following
+    return None
 
 
 def data_fingerprint(samples: Sequence[Sample]) -> str:

@@ -11,7 +11,7 @@ import optuna
 import yaml
 from optuna.trial import FrozenTrial, TrialState
 
-from utils.errors import InputError
+from utils.errors import InputError, Stopped
 from utils.files import whole_file, write_text
 from utils.log import say
 from utils.training.options import TrainOptions, check_options, with_hyp
@@ -45,22 +45,15 @@ def evolve(options: TrainOptions, train: Callable[..., TrainResult]) -> dict[str
     """
     options = with_hyp(options)
     check_options(options)
-    folder = Path("runs/evolve") / options.name
+    folder = Path(options.project or "runs/evolve") / options.name
+    ranges = _ranges(options)
     folder.mkdir(parents=True, exist_ok=True)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(
-        storage=f"sqlite:///{folder / 'study.db'}",
-        study_name=options.name,
-        direction="maximize",
-        load_if_exists=True,
-        sampler=optuna.samplers.TPESampler(seed=options.seed),
-        pruner=optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=max(1, options.epochs // 4)),
-    )
-    _check_same(study, options, folder)
+    study = _study(options, folder)
     for trial in study.get_trials(states=(TrialState.RUNNING,)):  # killed in the middle
         study.tell(trial.number, state=TrialState.FAIL)
     while len(study.get_trials(states=DONE)) < options.evolve:
-        _one(study, options, folder, train)
+        _one(study, options, ranges, folder, train)
         _write(study, folder)
     if not study.get_trials(states=(TrialState.COMPLETE,)):
         raise InputError(f"{folder}: no training of the search came to its end")
@@ -70,9 +63,35 @@ def evolve(options: TrainOptions, train: Callable[..., TrainResult]) -> dict[str
     return dict(best.params)
 
 
-def _check_same(study: optuna.Study, options: TrainOptions, folder: Path) -> None:
+def _ranges(options: TrainOptions) -> dict[str, tuple[float, float, bool]]:
+    """SEARCHED, each range widened so that it holds where the search starts. Raises InputError where that cannot be."""
+    start, ranges = _start(options), {}
+    for key, (low, high, log) in SEARCHED.items():
+        if log and start[key] <= 0:
+            flag = key.replace("_", "-")
+            raise InputError(f"--{flag} {start[key]} with --evolve: expected above 0; the search multiplies it")
+        ranges[key] = min(low, start[key]), max(high, start[key]), log
+    return ranges
+
+
+def _start(options: TrainOptions) -> dict[str, float]:
+    own = {"lr": options.highest_lr, "weight_decay": options.decay}
+    return {key: own.get(key, getattr(options, key)) for key in SEARCHED}
+
+
+def _study(options: TrainOptions, folder: Path) -> optuna.Study:
+    """The search that `folder` holds, or a new one; one without a finished training is begun anew."""
     about = json.dumps({key: value for key, value in asdict(options).items() if key not in FREE}, sort_keys=True)
-    known = study.user_attrs.get("options", about)
+    place: dict[str, Any] = {"storage": f"sqlite:///{folder / 'study.db'}", "study_name": "search"}
+    pruner = optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=max(1, options.epochs // 4))
+    how: dict[str, Any] = {"direction": "maximize", "load_if_exists": True, "pruner": pruner}
+    study = optuna.create_study(**place, **how)
+    if not study.get_trials(states=DONE):
+        optuna.delete_study(**place)
+        study = optuna.create_study(**place, **how)
+        study.set_user_attr("options", about)
+        study.enqueue_trial(_start(options))
+    known = study.user_attrs["options"]
     if known != about:
         old, new = json.loads(known), json.loads(about)
         name = next(key for key in new if new[key] != old.get(key))
@@ -80,17 +99,22 @@ def _check_same(study: optuna.Study, options: TrainOptions, folder: Path) -> Non
             f"{folder}: this search has {name}={old.get(name)}, got {new[name]}; expected the same options, or another "
             "--name"
         )
-    study.set_user_attr("options", about)
-    if not study.trials:
-        start = {"lr": options.highest_lr, "weight_decay": options.decay}
-        study.enqueue_trial({key: start.get(key, getattr(options, key)) for key in SEARCHED})
+    return study
 
 
-def _one(study: optuna.Study, options: TrainOptions, folder: Path, train: Callable[..., TrainResult]) -> None:
+def _one(
+    study: optuna.Study,
+    options: TrainOptions,
+    ranges: dict[str, tuple[float, float, bool]],
+    folder: Path,
+    train: Callable[..., TrainResult],
+) -> None:
     """One training of the search."""
+    # Each has random numbers of its own, so that a search in two parts is the same as one in a single go.
+    study.sampler = optuna.samplers.TPESampler(seed=options.seed + len(study.trials))
     trial = study.ask()
     chosen: dict[str, Any] = {
-        key: trial.suggest_float(key, low, high, log=log) for key, (low, high, log) in SEARCHED.items()
+        key: trial.suggest_float(key, low, high, log=log) for key, (low, high, log) in ranges.items()
     }
     pruned = False
 
@@ -103,7 +127,11 @@ def _one(study: optuna.Study, options: TrainOptions, folder: Path, train: Callab
 
     say(f"training {trial.number}: " + ", ".join(f"{key} {value:.3g}" for key, value in chosen.items()))
     own: dict[str, Any] = {"evolve": 0, "project": str(folder), "name": f"training{trial.number}"}
-    result = train(replace(options, **chosen, **own), watch)
+    try:
+        result = train(replace(options, **chosen, **own), watch)
+    except Stopped as stopped:
+        stopped.advise(f"in training {trial.number}, which will be begun anew; go on with the same command")
+        raise
     study.tell(trial, None if pruned else result.metrics.ap, state=TrialState.PRUNED if pruned else None)
 
 

@@ -2,7 +2,6 @@
 
 import difflib
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
 from typing import Any, Literal
 
 import yaml
@@ -62,8 +61,8 @@ class TrainOptions:
     """Seed of everything random; on a CPU the same seed gives the same weights, bit for bit."""
     name: str = "exp"
     """Results go to PROJECT/NAME (NAME-2 ... where it exists)."""
-    project: str = "runs/train"
-    """Folder of the results' folder."""
+    project: str | None = None
+    """Folder of the results' folder (default: runs/train, or runs/evolve with --evolve)."""
     resume: str | None = None
     """Go on with a stopped training: `last` (the newest run), its folder or its last.pt; all else is as it was."""
 
@@ -193,6 +192,17 @@ cls_gain focal_gamma degrees shear"""
 
 def check_options(options: TrainOptions) -> None:
     """Raise InputError for values that cannot be trained with."""
+    check_values(options)
+    if options.cutoff is not None and options.weights is None:
+        raise InputError("--cutoff: expected --weights with it")
+    if options.rect and options.multi_scale:
+        raise InputError("--rect with --multi-scale: expected one of them")
+
+
+def check_values(options: TrainOptions) -> None:
+    """Raise InputError for an option whose value is of another type or out of its range."""
+    for field in fields(options):
+        _check_type("--" + field.name.replace("_", "-"), getattr(options, field.name), field.type)
 
     def expect(names: str, good: Any, words: str) -> None:
         for name in names.split():
@@ -204,22 +214,22 @@ def check_options(options: TrainOptions) -> None:
     expect(NOT_NEGATIVE, lambda value: value >= 0, "0 or more")
     expect(SHARES, lambda value: 0 <= value <= 1, "0 to 1")
     expect("momentum average scale", lambda value: 0 <= value < 1, "0 to below 1")
-    expect("highest_lr", lambda value: 0 < value < 10, "a number such as 0.004")
+    expect("highest_lr", lambda value: 0 < value < 10, "above 0 and below 10, such as 0.004")
     expect("scale_x_y", lambda value: 1 <= value <= 3, "1 to 3")
     expect("seed", lambda value: 0 <= value < 2**32, f"0 to {2**32 - 1}")
     check_loading(options.batch_size, options.workers)
-    if options.cutoff is not None and options.weights is None:
-        raise InputError("--cutoff: expected --weights with it")
     if options.freeze is not None and options.freeze != "backbone" and not options.freeze.isdecimal():
         raise InputError(f"--freeze {options.freeze}: expected a number of layers, or backbone")
-    if options.rect and options.multi_scale:
-        raise InputError("--rect with --multi-scale: expected one of them")
+
+
+NOT_IN_FILES = {"hyp", "resume", "evolve"}
 
 
 def read_hyp(name: str) -> dict[str, Any]:
     """A --hyp file, `option: value` lines, as given or in data/: option names to values of the right types.
 
-    Raises InputError for an unknown option or a value of another type. `hyp`, `resume` and `evolve` cannot be in it.
+    Raises InputError for an unknown option or a value of another type or range. `hyp`, `resume` and `evolve` cannot be
+    in it.
     """
     path = find_file(name, "data")
     try:
@@ -227,26 +237,46 @@ def read_hyp(name: str) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
-        raise InputError(f"{path}: expected lines `option: value`, got {type(content).__name__}")
-    known = {field.name: field for field in fields(TrainOptions) if field.name not in {"hyp", "resume", "evolve"}}
+        got = "none" if content is None else type(content).__name__
+        raise InputError(f"{path}: expected lines `option: value`, got {got}")
+    known = {field.name: field for field in fields(TrainOptions)}
     for key, value in content.items():
+        if key in NOT_IN_FILES:
+            raise InputError(f"{path}: {key} can be given on the command line alone")
         if key not in known:
             close = difflib.get_close_matches(str(key), known, n=1)
             raise InputError(f"{path}: unknown option {key!r}" + (f"; did you mean {close[0]!r}?" if close else ""))
-        _check_type(path, key, value, known[key].type)
+        content[key] = _as_command_line(value, known[key].type)
+        _check_type(f"{path}: {key}", content[key], known[key].type)
+    try:
+        check_values(TrainOptions(**content))
+    except InputError as error:
+        raise InputError(f"{path}: {str(error).removeprefix('--')}") from None
     return content
 
 
-def _check_type(path: Path, key: str, value: Any, wanted: Any) -> None:
+def _as_command_line(value: Any, wanted: Any) -> Any:
+    """`lr: 1e-3`, text in YAML, as the number that it is on a command line; `freeze: 10` as the text."""
+    kinds = getattr(wanted, "__args__", (wanted,))
+    if float in kinds and isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return str(value) if type(value) is int and str in kinds and int not in kinds else value
+
+
+def _check_type(name: str, value: Any, wanted: Any) -> None:
     choices: tuple[Any, ...] = getattr(wanted, "__args__", ())
     if getattr(wanted, "__origin__", None) is Literal:
         good, words = value in choices, " or ".join(choices)
     else:
         kinds = choices or (wanted,)
-        good = type(value) in kinds or (type(value) is int and float in kinds)
+        good = isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool))
+        good = good or (type(value) is int and float in kinds)
         words = " or ".join(kind.__name__ for kind in kinds if kind is not type(None))
     if not good:
-        raise InputError(f"{path}: {key}: expected {words}, got {value!r}")
+        raise InputError(f"{name}: expected {words}, got {value!r}")
 
 
 def with_hyp(options: TrainOptions) -> TrainOptions:
@@ -256,12 +286,3 @@ def with_hyp(options: TrainOptions) -> TrainOptions:
     defaults = TrainOptions()
     chosen = {k: v for k, v in read_hyp(options.hyp).items() if getattr(options, k) == getattr(defaults, k)}
     return replace(options, **chosen, hyp=None)
-
-
-def command_defaults(arguments: list[str]) -> TrainOptions:
-    """The defaults of a command line: those of the --hyp file it names, if any, so that its own options come first."""
-    for place, argument in enumerate(arguments):
-        flag, equals, value = argument.partition("=")
-        if flag == "--hyp" and (equals or place + 1 < len(arguments)):
-            return replace(TrainOptions(), **read_hyp(value if equals else arguments[place + 1]))
-    return TrainOptions()

@@ -104,6 +104,8 @@ class Run:
     @property
     def place(self) -> str:
         """Where the training stands, in words."""
+        if self.progress.epoch >= self.options.epochs:
+            return "its end, after the last epoch"
         return f"epoch {self.progress.epoch + 1}, after step {self.progress.totals.steps}"
 
     def save(self, finished: bool = False) -> None:
@@ -215,7 +217,8 @@ class Run:
             say(f"ended by the callback after epoch {record.epoch}")
             return True
         patience = self.options.patience
-        if patience and progress.best is not None and record.epoch - progress.best_epoch >= patience:
+        best = progress.best_epoch if progress.best and progress.best["ap"] > 0 else 0
+        if patience and progress.best is not None and record.epoch - best >= patience:
             say(f"ended after epoch {record.epoch}: no better AP in {patience} epochs (--patience)")
             return True
         return False
