@@ -12,8 +12,9 @@ from tests.conftest import PROJECT
 from utils.data import check as data_check
 from utils.data import formats
 
-DOCUMENTS = ("README.md", "CONTRIBUTING.md", "data/README.md", "weights/README.md")
+DOCUMENTS = ("README.md", "CONTRIBUTING.md", "data/README.md", "docs/training.md", "weights/README.md")
 OPTIONS: dict[str, Any] = {
+    "benchmark.py": ("benchmark", "TrainBenchmark"),
     "train.py": ("train", "TrainOptions"),
     "detect.py": ("detect", "DetectOptions"),
     "models.py": ("models", "ModelOptions"),
@@ -39,7 +40,7 @@ def test_there_are_commands() -> None:
 def test_documented_commands_parse(command: str) -> None:
     words = [word for word in shlex.split(command) if word != "-m"]
     script, arguments = words[1], words[2:]
-    if script in {"venv", "pip"} or "..." in arguments:
+    if script in {"venv", "pip"} or "..." in arguments or arguments == ["--help"]:
         return
     if script == "test.py":  # by path: the name `test` may also be the standard library's package
         spec = importlib.util.spec_from_file_location("measure", PROJECT / "test.py")
