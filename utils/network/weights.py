@@ -163,8 +163,10 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     except (RuntimeError, EOFError, LookupError, ValueError, AttributeError, zipfile.BadZipFile):
         raise WeightsError(f"{path}: damaged, or no PyTorch file") from None
     if not isinstance(content, dict) or content.get("format") != CHECKPOINT_FORMAT or not _has_parts(content):
-        keys = ", ".join(map(str, list(content)[:5])) if isinstance(content, dict) else type(content).__name__
-        raise WeightsError(f"{path}: expected a checkpoint written by this project, got {keys}")
+        got = type(content).__name__
+        if isinstance(content, dict):
+            got = "the keys " + ", ".join(map(str, list(content)[:5]))
+        raise WeightsError(f"{path}: expected a checkpoint written by this project, got {got}")
     training = content.get("training")
     return Checkpoint(content["cfg"], tuple(content["names"]), content["model"], content["seen"], training)
 
