@@ -1,8 +1,10 @@
 """A training under way: epoch after epoch, what is measured, written and kept, until it ends or is stopped."""
 
+import gc
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -122,16 +124,17 @@ class Run:
         mine = self.valid[self.ranks.rank :: self.ranks.world]
         checks = evaluation_loader(mine, self.settings) if mine else None
         board = Board(self.folder) if self.options.tensorboard and self.ranks.first else None
-        while self.progress.epoch < self.options.epochs:
-            self.train_epoch(loader)
-            metrics = self.validate(mine, checks)
-            ended = self.ranks.first and self.write_epoch(metrics, board, callback)
-            self.progress.epoch += 1
-            self.progress.totals = Totals()
-            if self.ranks.share(ended):
-                self.progress.epoch = self.options.epochs
-            self.save()
-            self.stop.check(self.ranks)
+        with few_collections():
+            while self.progress.epoch < self.options.epochs:
+                self.train_epoch(loader)
+                metrics = self.validate(mine, checks)
+                ended = self.ranks.first and self.write_epoch(metrics, board, callback)
+                self.progress.epoch += 1
+                self.progress.totals = Totals()
+                if self.ranks.share(ended):
+                    self.progress.epoch = self.options.epochs
+                self.save()
+                self.stop.check(self.ranks)
         return self.finish(checks)
 
     def train_epoch(self, loader: DataLoader[Any]) -> None:
@@ -247,6 +250,19 @@ class Run:
             f"; results in {self.folder}"
         )
         return TrainResult(self.folder, self.progress.best_epoch, metrics)
+
+
+@contextmanager
+def few_collections() -> Iterator[None]:
+    """Python's garbage collector leaves alone what exists already, libraries most of all: in a validation with many
+    detections it would look through all of it several times.
+    """
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def duration_words(seconds: float) -> str:
