@@ -61,6 +61,7 @@ def train(options: TrainOptions, callback: Callback | None = None) -> TrainResul
     with join_ranks(options.device) as (ranks, device), stop_on_signal() as stop:
         with explained(options.batch_size, stop):
             run = prepare(replace(options, device=device), ranks, stop, checkpoint, folder)
+            run.options = replace(run.options, device=options.device)  # as asked for: rank 0's own GPU is no choice
             if checkpoint is None:
                 run.start()
             else:
