@@ -13,6 +13,7 @@ from utils.data.labels import Sample, pixel_boxes
 from utils.evaluation.metrics import ImageResult, Metrics, measure
 from utils.inference.postprocess import detections
 from utils.log import progress
+from utils.network.fuse import fuse
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ def collect(
     `check` is called after each batch, and may end it by an exception.
     """
     results: list[ImageResult] = []
+    model = fuse(model)
     for items in progress(loader, description, unit="batch"):
         if not items:
             continue
