@@ -133,6 +133,7 @@ def test_darknet_mistakes(folder: Path, text: str, message: str) -> None:
         ("names: [a]\npath: nowhere\ntrain: train.txt", r"path=nowhere: no such file or folder"),
         ("names: [a\ntrain: train.txt", r"set\.yaml:\d: not valid YAML"),
         ("just text", r"expected keys such as train"),
+        ("names: {0: a, 0: b}", r"set\.yaml:1: not valid YAML: 0 is given twice"),
         ("names: !!python/object/apply:os.getcwd []", r"not valid YAML"),
     ],
 )

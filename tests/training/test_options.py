@@ -114,6 +114,7 @@ def test_python_gets_the_same_checks(changes: dict[str, Any], message: str) -> N
         ("rect: 1", "rect: expected bool, got 1"),
         ("- a\n- b", "expected lines `option: value`, got list"),
         ("a: [", "not valid YAML"),
+        ("lr: 0.1\nepochs: 3\nlr: 0.2", r":3: not valid YAML: lr is given twice"),
     ],
 )
 def test_wrong_files(tmp_path: Path, text: str, message: str) -> None:

@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from utils.data import shapes
 from utils.data.images import IMAGE_SUFFIXES
 from utils.errors import DataError
 from utils.files import find_file
 from utils.names import check_distinct, read_names
+from utils.yamlfile import read_yaml
 
 USED_KEYS = ("classes", "train", "valid", "names", "generator")
 DARKNET_KEYS = ("backup", "difficult", "eval", "labels", "map", "results", "top", "tree")  # known, without effect here
@@ -137,15 +136,7 @@ def _load_yaml(path: Path) -> DataSpec:
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        options = yaml.safe_load(_read_text(path))
-    except yaml.MarkedYAMLError as error:
-        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise DataError(f"{path}{line}: not valid YAML: {error.problem}") from None
-    except yaml.YAMLError as error:
-        raise DataError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(options, dict):
-        raise DataError(f"{path}: expected keys such as train, val and names, got {type(options).__name__}")
+    options = read_yaml(path, "keys such as train, val and names", DataError)
     for key in options:
         # Such files carry keys for other programs; one that is nearly ours is a slip of the pen.
         close = difflib.get_close_matches(str(key), YAML_KEYS, n=1, cutoff=0.75)

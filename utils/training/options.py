@@ -4,8 +4,6 @@ import difflib
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
-import yaml
-
 from utils.data.augment import Augmentation
 from utils.data.cache import CacheMode
 from utils.errors import InputError
@@ -15,6 +13,7 @@ from utils.training.loss import AssignMode, LossOptions
 from utils.training.optimizers import OptimizerName
 from utils.training.precision import AmpMode
 from utils.training.schedule import ScheduleName, ScheduleOptions
+from utils.yamlfile import read_yaml
 
 
 @dataclass(frozen=True)
@@ -232,13 +231,7 @@ def read_hyp(name: str) -> dict[str, Any]:
     in it.
     """
     path = find_file(name, "data")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(content, dict):
-        got = "none" if content is None else type(content).__name__
-        raise InputError(f"{path}: expected lines `option: value`, got {got}")
+    content = read_yaml(path, "lines `option: value`")
     known = {field.name: field for field in fields(TrainOptions)}
     for key, value in content.items():
         if key in NOT_IN_FILES:
