@@ -85,8 +85,8 @@ def test_unreadable_images_are_replaced_and_named(
     dataset = training_set(samples)
     assert dataset[Key(0, 0, 0, 64, 64)][0].shape == (64, 64, 3)
     assert "0.png" in capfd.readouterr().err
-    items = next(iter(make_evaluation_loader(EvaluationSet(samples, (64, 64)), 5, workers)))
-    assert [item.index for item in items] == [1, 2, 3, 4]
+    batch = next(iter(make_evaluation_loader(EvaluationSet(samples, (64, 64)), 5, workers)))
+    assert batch.indices == [1, 2, 3, 4] and batch.images.shape == (4, 3, 64, 64)
     for sample in samples:
         sample.image.write_text("broken")
     with pytest.raises(DataError, match="10 images in a row could not be read"):

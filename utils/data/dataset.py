@@ -1,5 +1,6 @@
 """Samples as tensors: what the network gets in training and in evaluation, and how batches are made of them."""
 
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -118,6 +119,15 @@ class EvaluationItem:
     index: int
 
 
+@dataclass(frozen=True)
+class EvaluationBatch:
+    """The readable ones of a batch of items: images (B, 3, H, W), channels last, and a placement and index each."""
+
+    images: Tensor
+    placements: list[Placement]
+    indices: list[int]
+
+
 class EvaluationSet(Dataset[EvaluationItem | None]):
     """Samples as they are, letterboxed or stretched; None for an image that cannot be decoded (it is named)."""
 
@@ -140,9 +150,14 @@ class EvaluationSet(Dataset[EvaluationItem | None]):
         return EvaluationItem(torch.from_numpy(to_rgb(picture)), placement, index)
 
 
-def collate_evaluation(items: Sequence[EvaluationItem | None]) -> list[EvaluationItem]:
-    """The readable ones."""
-    return [item for item in items if item is not None]
+def collate_evaluation(items: Sequence[EvaluationItem | None]) -> EvaluationBatch | None:
+    """The items that could be read, None where none could. One tensor: each costs the processes an open file."""
+    readable = [item for item in items if item is not None]
+    if not readable:
+        return None
+    images: Tensor = default_collate([item.image for item in readable])
+    placements = [item.placement for item in readable]
+    return EvaluationBatch(images.permute(0, 3, 1, 2), placements, [item.index for item in readable])
 
 
 def make_training_loader(
@@ -158,10 +173,11 @@ def make_training_loader(
         multiprocessing_context=START if workers else None,
         worker_init_fn=_start_worker,
         pin_memory=pin,
+        generator=torch.Generator(),  # else its first pass draws from the global one, and a resumed run has two
     )
 
 
-def make_evaluation_loader(dataset: Dataset[Any], batch_size: int, workers: int) -> DataLoader[list[EvaluationItem]]:
+def make_evaluation_loader(dataset: Dataset[Any], batch_size: int, workers: int) -> DataLoader[EvaluationBatch | None]:
     """Batches in order."""
     length = len(dataset)  # type: ignore[arg-type]
     return DataLoader(
@@ -172,10 +188,13 @@ def make_evaluation_loader(dataset: Dataset[Any], batch_size: int, workers: int)
         persistent_workers=workers > 0,
         multiprocessing_context=START if workers else None,
         worker_init_fn=_start_worker,
+        generator=torch.Generator(),
     )
 
 
 def _start_worker(_: int) -> None:
-    """One thread each; Ctrl-C is the main process's to heed."""
+    """One thread each; a signal to the whole group (Ctrl-C, `timeout`, torchrun) is the main process's to heed."""
     cv2.setNumThreads(0)
+    if hasattr(os, "setpgrp"):
+        os.setpgrp()
     signal.signal(signal.SIGINT, signal.SIG_IGN)

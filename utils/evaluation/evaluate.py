@@ -5,13 +5,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from utils.data.dataset import EvaluationItem, EvaluationSet, make_evaluation_loader
+from utils.data.dataset import EvaluationBatch, EvaluationSet, make_evaluation_loader
 from utils.data.labels import Sample, pixel_boxes
 from utils.evaluation.metrics import ImageResult, Metrics, measure
 from utils.inference.postprocess import detections
+from utils.letterbox import Placement
 from utils.log import progress
 from utils.network.fuse import fuse
 
@@ -29,7 +30,7 @@ class EvaluationSettings:
     dtype: torch.dtype | None = None  # autocast to it; None: float32
 
 
-def evaluation_loader(samples: Sequence[Sample], settings: EvaluationSettings) -> DataLoader[list[EvaluationItem]]:
+def evaluation_loader(samples: Sequence[Sample], settings: EvaluationSettings) -> DataLoader[EvaluationBatch | None]:
     """The images for `evaluate`, in order; it can be used many times."""
     dataset = EvaluationSet(samples, settings.size, settings.stretched)
     return make_evaluation_loader(dataset, settings.batch_size, settings.workers)
@@ -47,7 +48,7 @@ def collect(
     samples: Sequence[Sample],
     settings: EvaluationSettings,
     description: str,
-    loader: DataLoader[list[EvaluationItem]],
+    loader: DataLoader[EvaluationBatch | None],
     check: Callable[[], None] = lambda: None,
 ) -> list[ImageResult]:
     """Truth and detections of each image that can be read; `loader` is `evaluation_loader`'s for these samples.
@@ -56,27 +57,26 @@ def collect(
     """
     results: list[ImageResult] = []
     model = fuse(model)
-    for items in progress(loader, description, unit="batch"):
-        if not items:
+    for batch in progress(loader, description, unit="batch"):
+        if batch is None:
             continue
-        found = run_batch(model, items, settings)
-        results += [_result(item, rows, samples) for item, rows in zip(items, found, strict=True)]
+        found = run_batch(model, batch.images, settings)
+        for index, place, rows in zip(batch.indices, batch.placements, found, strict=True):
+            results.append(_result(samples[index], place, rows))
         check()
     return results
 
 
-def run_batch(model: nn.Module, items: Sequence[EvaluationItem], settings: EvaluationSettings) -> list[np.ndarray]:
-    """Detections of a batch, (N, 6: x1, y1, x2, y2 in the input's pixels, score, class) each."""
+def run_batch(model: nn.Module, images: Tensor, settings: EvaluationSettings) -> list[np.ndarray]:
+    """Images (B, 3, H, W) in 0..255 -> each one's (N, 6): x1, y1, x2, y2 in the input's pixels, score, class."""
     device = next(model.parameters()).device
-    images = torch.stack([item.image for item in items]).permute(0, 3, 1, 2)  # (B, 3, H, W), channels last
     with torch.inference_mode(), torch.autocast(device.type, settings.dtype, enabled=settings.dtype is not None):
         found = detections(model(images.to(device).float() / 255), settings.confidence, settings.iou, multi_label=True)
     return [rows.cpu().numpy() for rows in found]
 
 
-def _result(item: EvaluationItem, rows: np.ndarray, samples: Sequence[Sample]) -> ImageResult:
+def _result(sample: Sample, place: Placement, rows: np.ndarray) -> ImageResult:
     """Truth and detections in the image's own pixels."""
-    place = item.placement
     found = np.concatenate((place.to_image(rows[:, :4]), rows[:, 4:]), axis=1)
-    truth = pixel_boxes(samples[item.index].labels, place.image_width, place.image_height)
+    truth = pixel_boxes(sample.labels, place.image_width, place.image_height)
     return ImageResult(place.image_width, place.image_height, truth, found)
