@@ -178,19 +178,29 @@ def is_checkpoint(path: str | Path) -> bool:
     return Path(path).suffix in {".pt", ".pth"}
 
 
-def load_weights(model: Darknet, path: Path, cutoff: int | None = None, other_classes: int | None = None) -> str:
+def load_weights(
+    model: Darknet,
+    path: Path,
+    cutoff: int | None = None,
+    other_classes: int | None = None,
+    new_anchors: bool = False,
+) -> str:
     """Fill the network from a file and return a line that says what was taken.
 
     Everything must fit, unless `cutoff` N asks for the first N layers of a .weights file, or `other_classes` allows a
-    file made for that class count, of which everything but the heads is taken. Raises WeightsError.
+    file made for that class count, of which everything but the heads is taken. A .pt's heads must decode as here,
+    but for their anchors with `new_anchors`. Raises WeightsError.
     """
     heads = [f"blocks.{head.sources[0]}." for head in model.graph.heads()]
     if is_checkpoint(path):
         if cutoff is not None:
             raise WeightsError(f"{path}: --cutoff is for Darknet .weights files")
         checkpoint = read_checkpoint(path)
-        made_for = num_classes_of(parse_graph(checkpoint.cfg, f"the cfg inside {path}"))
+        graph = parse_graph(checkpoint.cfg, f"the cfg inside {path}")
+        made_for = num_classes_of(graph)
         refit = other_classes is not None and made_for != model.num_classes
+        if made_for == model.num_classes:
+            check_decoding(model.graph, graph, path, new_anchors)
         count = load_tensors(model, checkpoint.tensors, path, heads if refit else ())
         model.seen = checkpoint.seen
         return f"{path}: {count} tensors" + (f", all but the heads ({made_for} classes there)" if refit else "")
@@ -204,6 +214,18 @@ def load_weights(model: Darknet, path: Path, cutoff: int | None = None, other_cl
     donor.seen, _ = load_darknet(donor.blocks, path)  # type: ignore[arg-type]
     count = load_tensors(model, donor.state_dict(), path, heads)
     return f"{path}: {count} tensors, all but the heads ({other_classes} classes there)"
+
+
+def check_decoding(graph: Graph, own: Graph, path: Path, new_anchors: bool = False) -> None:
+    """Raise WeightsError where a graph's heads decode predictions in another way than those of a .pt's own cfg."""
+    for number, (head, other) in enumerate(zip(graph.heads(), own.heads(), strict=False)):
+        for key in ("scale_x_y", "new_coords", *(() if new_anchors else ("head_anchors",))):
+            got, expected = getattr(head.options, key), getattr(other.options, key)
+            if got != expected:
+                raise WeightsError(
+                    f"{path}: its [yolo] head {number} was trained with {key.removeprefix('head_')} {expected}, "
+                    f"the cfg has {got}: leave out --cfg, or take the model.cfg beside the weights"
+                )
 
 
 def save_weights(model: Darknet, path: str | Path, training: dict[str, Any] | None = None) -> None:

@@ -1,6 +1,7 @@
 """Train a detector: `python train.py --cfg ghost-yolov3-tiny.cfg` trains on the embedded shapes."""
 
 import random
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -70,9 +71,13 @@ def train(options: TrainOptions, callback: Callback | None = None) -> TrainResul
             with explained(run.options.batch_size, stop):
                 return run.all_epochs(callback)
         except Stopped as stopped:
-            run.save()
+            place = run.place
+            if stopped.whole:
+                run.save()
+            else:
+                place += ", in the middle of the next, which is not kept"
             start = "python" if ranks.world == 1 else f"torchrun --nproc-per-node {ranks.local_world} ..."
-            stopped.advise(f"in {run.place}; go on with: {start} train.py --resume {run.folder}")
+            stopped.advise(f"in {place}; go on with: {start} train.py --resume {run.folder}")
             raise
 
 
@@ -119,13 +124,16 @@ def prepare(
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     criterion = DetectionLoss(head_specs(model), options.loss(class_factors(options, samples[0], names)), ranks)
     if options.autobatch:
-        options = replace(options, batch_size=fitting_batch(model, criterion, size, device, dtype))
+        alone = DetectionLoss(criterion.heads, criterion.options)
+        fitting = min(ranks.gather(fitting_batch(model, alone, size, device, dtype)))
+        options = replace(options, batch_size=fitting * ranks.world)
         notes.append(f"--autobatch: {options.batch_size} images a step")
     check_batch(options, len(samples[0]), size, model.largest_stride, ranks)
     if options.batch_size > len(samples[0]):
         images = counted(len(samples[0]), "training image")
         notes.append(f"--batch-size {options.batch_size}, {images}: each epoch is one step with all of them")
-    check_workers(options.workers, options.batch_size, size, ranks.local_world)
+    own_batch = options.batch_size // ranks.world
+    check_workers(options.workers, own_batch, size, ranks.local_world)
     if options.tensorboard:
         check_board()
     for note in notes:
@@ -133,11 +141,12 @@ def prepare(
     where = device if device.type == "cpu" else torch.cuda.get_device_name(device)
     say(f"{where}, {precision_words(dtype)}" + (f", {ranks.world} processes" if ranks.world > 1 else ""))
 
-    pictures = keep_pictures(samples[0], size, options.cache, spec.path, ranks.local_world)
+    with ranks.in_turn() if options.cache == "disk" else nullcontext():
+        pictures = keep_pictures(samples[0], size, options.cache, spec.path, ranks.local_world)
     dataset = TrainingSet(pictures, options.augmentation(), options.seed, options.mosaic_epochs)
     sampler = StepSampler(
         len(samples[0]),
-        options.batch_size // ranks.world,
+        own_batch,
         size,
         options.seed,
         ranks.rank,
@@ -156,7 +165,7 @@ def prepare(
     trainee = Trainee(
         model, criterion, schedule, average, guard, scaler, dtype, options.clip, options.accumulate, blocks, ranks
     )
-    settings = EvaluationSettings(size, batch_size=options.batch_size, workers=options.workers, dtype=dtype)
+    settings = EvaluationSettings(size, batch_size=own_batch, workers=options.workers, dtype=dtype)
     options = replace(options, data=str(spec.path))  # found again when resumed from another folder
     fingerprint = data_fingerprint([*samples[0], *samples[1]])
     run = Run(
@@ -249,7 +258,7 @@ def build_model(
     model = Darknet(graph, names)
     if options.weights is not None:
         file = find_file(options.weights, "weights", WeightsError)
-        notes.append("weights from " + load_weights(model, file, options.cutoff, other_classes=cfg_classes))
+        notes.append("weights from " + load_weights(model, file, options.cutoff, cfg_classes, options.autoanchor))
         model.seen = 0
     return model, notes
 
@@ -260,12 +269,17 @@ def head_specs(model: Darknet) -> list[HeadSpec]:
 
 
 def class_factors(options: TrainOptions, samples: list[Sample], names: tuple[str, ...]) -> tuple[float, ...] | None:
-    """With --class-weights, a factor for each class: the inverse of its labels' count, mean 1 over classes with any."""
+    """With --class-weights, a factor for each class: the inverse of its labels' count, mean 1 over classes with any.
+
+    No class has more than 10 times the mean before that is set to 1 again; classes without labels have 1.
+    """
     if not options.class_weights:
         return None
     counts = np.bincount(np.concatenate([s.labels[:, 0] for s in samples]).astype(int), minlength=len(names))
     inverse = 1 / np.maximum(counts, 1)
-    return tuple((inverse / inverse[counts > 0].mean()).clip(max=10).tolist())
+    factors = (inverse / inverse[counts > 0].mean()).clip(max=10)
+    factors = np.where(counts > 0, factors / factors[counts > 0].mean(), 1)
+    return tuple(factors.tolist())
 
 
 def check_batch(options: TrainOptions, images: int, size: tuple[int, int], stride: int, ranks: Ranks) -> None:
@@ -290,6 +304,7 @@ def main(options: TrainOptions) -> None:
     """Train, or search for better options."""
     if options.resume is not None:
         reopen(find_run(options.resume), options, explicit=True)
+    options = replace(options, hyp=None)  # its values are in already, as the defaults of the command line
     if options.evolve:
         from utils.training.evolve import evolve  # here: Optuna is for this alone
 

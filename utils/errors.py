@@ -25,12 +25,13 @@ class DataError(InputError):
 class Stopped(Exception):  # noqa: N818 - not an error
     """Work that was asked to stop by a signal, and did so in good order; `number` is the signal's.
 
-    The message says where it stopped and how to go on, once `advise` has been told.
+    The message says where it stopped and how to go on, once `advise` has been told. Not `whole`: in the middle of a
+    step, so that what is in memory is no state to go on from.
     """
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, whole: bool = True) -> None:
         super().__init__(f"stopped by {signal.Signals(number).name}")
-        self.number = number
+        self.number, self.whole = number, whole
 
     def advise(self, words: str) -> None:
         """Put where it stopped and how to go on behind the signal's name, in place of earlier words."""

@@ -86,10 +86,13 @@ def test_a_training_of_two_processes(tmp_path: Path) -> None:
     make_set(tmp_path, images=15)
     (tmp_path / "set/003.txt").write_text("")
     options = ["--cfg", "x.cfg", "--data", "s.data", "--epochs", "2", "--batch-size", "4", "--workers", "1"]
+    options += ["--cache", "disk"]
     done = torchrun(tmp_path, 2, str(PROJECT / "train.py"), *options)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("best epoch") == 1 and "2 processes" in done.stdout
     assert [path.name for path in (tmp_path / "runs/train").iterdir()] == ["exp"]
+    assert [path.name for path in tmp_path.glob("*.pictures")] == ["s.data.64x64.pictures"]
+    assert done.stderr.count("decoding pictures: 100%") == 1  # by the first rank; the other takes its file
     assert "14" in done.stdout  # boxes of all 15 validation images
     assert len((tmp_path / "runs/train/exp/results.csv").read_text().splitlines()) == 3
 
@@ -101,17 +104,21 @@ def test_a_rank_that_fails_ends_all(tmp_path: Path) -> None:
     script.write_text(
         f"import os, sys\nsys.path.insert(0, {str(PROJECT)!r})\n"
         "from train import TrainOptions, train\n"
+        "from utils.errors import InputError\n"
+        "from utils.options import run_command\n"
         "from utils.training import engine\n"
         "change = engine.Trainee.change\n"
         "def broken(self, loss):\n"
         "    if os.environ['RANK'] == '1' and self.average.updates == 2:\n"
-        "        raise ValueError('rank 1 has had enough')\n"
+        "        raise InputError('rank 1 has had enough')\n"
         "    return change(self, loss)\n"
         "engine.Trainee.change = broken\n"
-        "train(TrainOptions(cfg='x.cfg', data='s.data', epochs=3, batch_size=4, workers=0))\n"
+        "run_command(train, TrainOptions, '')\n"
     )
-    done = torchrun(tmp_path, 2, str(script))
-    assert done.returncode != 0 and "rank 1 has had enough" in done.stderr
+    arguments = ["--cfg", "x.cfg", "--data", "s.data", "--epochs", "3", "--batch-size", "4", "--workers", "0"]
+    done = torchrun(tmp_path, 2, str(script), *arguments)
+    assert done.returncode != 0 and "error: rank 1 has had enough" in done.stderr.splitlines()
+    assert "failed (exitcode: 2) local_rank: 1" in done.stderr
 
 
 @pytest.mark.slow

@@ -76,6 +76,20 @@ def test_a_step_that_is_not_finite_changes_nothing() -> None:
     assert one.average.updates == 0
 
 
+def test_accumulated_steps_that_are_never_finite_end_it_too() -> None:
+    one = trainee(bad=set(range(1, 99)), accumulate=2)
+    with pytest.raises(InputError, match="not finite in 10 steps in a row"):
+        run(one, [batch(i) for i in range(30)])
+    assert one.guard.skipped == 10
+
+
+def test_losses_of_a_bad_part_are_not_averaged_in() -> None:
+    totals = Totals()
+    for value in (1.0, float("nan"), 3.0):
+        totals.add(torch.full((3,), value))
+    assert totals.means() == [2.0, 2.0, 2.0]
+
+
 def test_a_bad_part_of_an_accumulated_step_takes_the_whole_step_back() -> None:
     one = trainee(bad={1}, accumulate=2)
     before = state(one.model)

@@ -6,6 +6,7 @@ import random
 import signal
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ FORKS.set_forkserver_preload(["train", "matplotlib.figure", "matplotlib.backends
 
 def work(folder: Path, log: Path, write_kills: int, options: dict[str, Any]) -> None:
     """A training in a process of its own; with `write_kills` N it kills itself half way through its Nth last.pt."""
+    os.setpgrp()
     os.chdir(folder)
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(file, 1)
@@ -132,13 +134,14 @@ def test_killed_while_it_writes_the_checkpoint(whole: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kill", [os.kill, os.killpg])  # the second as torchrun, `timeout` and a terminal do
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_stops_it_in_good_order(whole: Path, number: int, code: int) -> None:
-    name = f"signal{number}"
+def test_a_signal_stops_it_in_good_order(whole: Path, number: int, code: int, kill: Callable[..., None]) -> None:
+    name = f"{kill.__name__}{number}"
     folder = whole / "runs/train" / name
     training = Training(whole, {**OPTIONS, "name": name})
     training.wait_for("epoch 1/4: AP")
-    os.kill(training.process.pid or 0, number)
+    kill(training.process.pid or 0, number)
     assert training.end() == code
     output = training.log.read_text()
     assert f"go on with: python train.py --resume {Path('runs/train') / name}" in output and "Traceback" not in output
@@ -237,6 +240,12 @@ def test_changed_data_and_other_options(
     with pytest.raises(InputError, match=r"expected the classes that this training was started with, .*; got another"):
         train(TrainOptions(resume="last"))
     Path("s.data").write_text(description)
+    state = torch.load("runs/train/exp/last.pt", weights_only=True)
+    state["training"]["totals"]["steps"] = 3  # as after the third step of a longer epoch
+    Path("longer").mkdir()
+    torch.save(state, "longer/last.pt")
+    with pytest.raises(InputError, match=r"stopped after step 3 of an epoch, which has only 2"):
+        train(TrainOptions(resume="longer"))
     next(Path("set").glob("*.txt")).write_text("0 0.5 0.5 0.5 0.5\n")
     result = train(TrainOptions(resume="last", workers=1))
     assert "the images or labels have changed" in capsys.readouterr().err

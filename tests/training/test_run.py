@@ -3,19 +3,26 @@
 import csv
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
+import numpy as np
 import pytest
 import torch
 
 from benchmark import TrainBenchmark, train_speed
 from models import load_model
 from tests.training.small import make_set
-from train import EpochEnd, TrainOptions, TrainResult, train
-from utils.errors import InputError, Stopped
+from train import EpochEnd, TrainOptions, TrainResult, class_factors, main, train
+from utils.data.labels import Sample
+from utils.errors import InputError, Stopped, WeightsError
+from utils.evaluation.metrics import ClassMetrics, Metrics
+from utils.training import run
 from utils.training.autobatch import extrapolate
+from utils.training.checkpoint import command_defaults
 from utils.training.evolve import evolve
+from utils.training.options import with_hyp
 from utils.training.precision import choose_precision
 from utils.training.stop import StopRequest
 from utils.training.trouble import explained
@@ -51,10 +58,51 @@ def test_the_callback_sees_each_epoch_and_can_end_it(small: TrainOptions) -> Non
     assert torch.load(result.folder / "last.pt", weights_only=True).get("training") is None
 
 
-def test_patience(small: TrainOptions, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    from utils.evaluation.metrics import ClassMetrics, Metrics
-    from utils.training import run
+def test_an_epoch_that_finds_nothing_is_not_the_best(small: TrainOptions, monkeypatch: pytest.MonkeyPatch) -> None:
+    scores, one = iter([0.0, 0.0, 0.3, 0.0]), {"object": ClassMetrics(0.5, 0.5, 16)}
+    monkeypatch.setattr(run, "measure", lambda *_: Metrics(next(scores), 0.5, 16, 16, one))
+    result = train(options(small, epochs=4))
+    assert (result.best_epoch, result.metrics.ap) == (3, 0.3)
 
+
+def test_ended_by_the_callback_without_validation(small: TrainOptions) -> None:
+    result = train(options(small, epochs=9, noval=True), lambda end: end.record.epoch == 2)
+    assert result.best_epoch == 2 and result.metrics.images == 16 and (result.folder / "best.pt").is_file()
+
+
+def test_a_checkpoint_with_a_cfg_that_decodes_otherwise(small: TrainOptions) -> None:
+    result = train(options(small, epochs=1))
+    with pytest.raises(WeightsError, match=r"head 0 was trained with scale_x_y 2\.0, the cfg has 1\.0: leave"):
+        load_model("x.cfg", result.folder / "best.pt")
+    load_model(result.folder / "model.cfg", result.folder / "best.pt")
+    load_model(None, result.folder / "best.pt")
+
+
+def test_the_command_line_comes_before_the_hyp_file(small: TrainOptions, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("h.yaml").write_text("scale: 0.3\nmosaic: 0.2\n")
+    read = command_defaults(["--hyp", "h.yaml", "--scale", "0.5"])
+    assert (read.scale, read.mosaic) == (0.3, 0.2)
+    seen: list[TrainOptions] = []
+    monkeypatch.setattr("train.train", seen.append)
+    main(replace(read, hyp="h.yaml", scale=0.5))  # 0.5 is the usual default, here given on purpose
+    given = with_hyp(seen[0])
+    assert (given.scale, given.mosaic) == (0.5, 0.2)
+
+
+def test_class_factors() -> None:
+    def sample(label: int) -> Sample:
+        return Sample(Path("x"), np.array([[label, 0.5, 0.5, 0.1, 0.1]], np.float32), (9, 9))
+
+    wanted = TrainOptions(class_weights=True)
+    few = [*map(sample, [0, 0, 0, 0, 1])]
+    assert class_factors(wanted, few, ("a", "b", "none")) == pytest.approx((0.4, 1.6, 1.0))
+    rare = [*map(sample, [*range(19)] * 50), sample(19)]
+    factors = class_factors(wanted, rare, tuple(map(str, range(21))))
+    assert factors is not None and factors[20] == 1
+    assert np.mean(factors[:20]) == pytest.approx(1) and factors[19] > 20 * factors[0]
+
+
+def test_patience(small: TrainOptions, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     scores = iter([0.1, 0.3, 0.2, 0.3, 0.25, 0.9])
     one = {"object": ClassMetrics(0.5, 0.5, 16)}
     monkeypatch.setattr(run, "measure", lambda *_: Metrics(next(scores), 0.5, 16, 16, one))
@@ -196,6 +244,40 @@ def test_evolve_starts_anywhere_and_anew_after_a_mistake(small: TrainOptions) ->
         evolve(options(start, data="nowhere.data"), train)
     assert evolve(start, train)["lr"] == 0.05  # above the usual range
     assert [path.name for path in Path("searches/exp").glob("training*")] == ["training0"]
+
+
+def test_evolve_goes_past_a_training_that_fails(small: TrainOptions) -> None:
+    """Also: one that was stopped is begun anew with the same values, and the search is that of one go."""
+    calls = 0
+
+    def fake(own: TrainOptions, watch: object) -> TrainResult:
+        nonlocal calls
+        calls += 1
+        if calls in stops:
+            raise Stopped(signal.SIGINT)
+        if own.name == "training1" and "failing" in str(own.project):
+            raise InputError("no")
+        return TrainResult(Path(), 1, Metrics(own.lr or 0, 0.5, 16, 16, {}))
+
+    def search(name: str) -> list[dict[str, str]]:
+        evolve(options(small, evolve=4, epochs=1, name=name), fake)
+        trials = csv.DictReader((Path("runs/evolve") / name / "trials.csv").open())
+        return [trial for trial in trials if trial["state"] in ("complete", "pruned")]
+
+    stops: set[int] = set()
+    assert [trial["state"] for trial in search("failing")] == ["complete", "pruned", "complete", "complete"]
+    calls, whole = 0, search("whole")
+    calls, stops = 0, {3}
+    with pytest.raises(Stopped):
+        search("stopped")
+    again = search("stopped")
+    assert [trial["lr"] for trial in again] == [trial["lr"] for trial in whole] and len({t["lr"] for t in again}) == 4
+
+
+def test_evolve_is_not_for_torchrun(small: TrainOptions, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InputError, match="--evolve: expected a start without torchrun"):
+        evolve(options(small, evolve=2), train)
 
 
 def test_evolve_stopped(small: TrainOptions) -> None:

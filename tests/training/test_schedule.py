@@ -40,6 +40,21 @@ def test_short_trainings_warm_up_a_fifth_at_most() -> None:
     assert schedule_of("cosine", epochs=2)[1].warmup == 16
 
 
+def test_sgd_without_momentum() -> None:
+    assert not make_optimizer(nn.Linear(2, 2), "sgd", 0.01, 0.0, 0.01).param_groups[0]["nesterov"]
+
+
+def test_a_layer_that_stands_twice_is_averaged_once() -> None:
+    layer = nn.Linear(2, 2)
+    average = Average(nn.Sequential(layer, layer, nn.Linear(2, 2)), decay=0.9, ramp=1e-9)
+    model = nn.Sequential(layer, layer, nn.Linear(2, 2))
+    before = average.model[0].weight.clone()
+    with torch.no_grad():
+        layer.weight.add_(1)
+    average.update(model)
+    torch.testing.assert_close(average.model[1].weight, before + 0.1)
+
+
 def test_momentum_of_sgd_warms_up() -> None:
     optimizer, schedule = schedule_of("cosine", "sgd")
     momenta = []

@@ -19,6 +19,7 @@ Picture = tuple[np.ndarray, np.ndarray]
 MIN_SIDE = 2  # pixels; boxes that are cut smaller are dropped, and those of less than MIN_LEFT of their area
 MIN_LEFT = 0.1
 MAX_ASPECT = 50
+HUES = 180  # OpenCV's hue circle
 MAX_HIDDEN = 0.7  # the share of a box that a CutMix patch may cover before the box is dropped
 MIXUP_BETA = 32.0  # mixing ratios ~ Beta(32, 32): close to one half
 
@@ -148,12 +149,13 @@ def clip_boxes(boxes: np.ndarray, width: int, height: int) -> np.ndarray:
 
 
 def colour(image: np.ndarray, how: Augmentation, rng: np.random.Generator) -> np.ndarray:
-    """(H, W, 3) BGR -> RGB with random gains of hue, saturation and value."""
+    """(H, W, 3) BGR -> RGB, the hue turned by a share of the circle, random gains of saturation and value."""
     if how.hue == how.saturation == how.value == 0:
         return to_rgb(image)
-    gains = 1 + rng.uniform(-1, 1, 3) * (how.hue, how.saturation, how.value)
+    turn, *gains = rng.uniform(-1, 1, 3) * (how.hue, how.saturation, how.value)
     levels = np.arange(256)
-    tables = ((levels * gains[0]) % 180, np.clip(levels * gains[1], 0, 255), np.clip(levels * gains[2], 0, 255))
+    scaled = [np.clip(levels * (1 + gain), 0, 255) for gain in gains]
+    tables = ((levels + round(turn * HUES)) % HUES, *scaled)
     planes = cv2.split(cv2.cvtColor(image, cv2.COLOR_BGR2HSV))
     changed = [cv2.LUT(plane, table.astype(np.uint8)) for plane, table in zip(planes, tables, strict=True)]
     return cv2.cvtColor(cv2.merge(changed), cv2.COLOR_HSV2RGB)

@@ -4,6 +4,7 @@ Kept ones lie in one flat array that all worker processes share; it is filled be
 """
 
 import hashlib
+import os
 import shutil
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +26,7 @@ from utils.memory import available_bytes, check_memory, size_words
 CacheMode = Literal["auto", "off", "ram", "disk"]
 AUTO_BYTES = 2 * 10**9  # `auto` keeps pictures in memory up to this, and up to a quarter of what is free
 MAGIC = "pictures 1"
+NO_BOXES = np.zeros((0, 5), np.float32)
 
 
 class Pictures:
@@ -43,12 +45,13 @@ class Pictures:
         """Raises DataError, naming the file, when the image cannot be decoded."""
         sample = self.samples[index]
         if self.store is None or not self.shapes[index].any():
-            image = read_image(sample.image)
-            return fit((image, pixel_boxes(sample.labels, image.shape[1], image.shape[0])), *self.size)
-        height, width = self.shapes[index]
-        start = self.offsets[index]
-        image = self.store[start : start + height * width * 3].view(height, width, 3).numpy()
-        return image, pixel_boxes(sample.labels, width, height)
+            image, _ = fit((read_image(sample.image), NO_BOXES), *self.size)
+        else:
+            height, width = self.shapes[index]
+            start = self.offsets[index]
+            image = self.store[start : start + height * width * 3].view(height, width, 3).numpy()
+        height, width = image.shape[:2]
+        return image, pixel_boxes(sample.labels, width, height)  # the same to the bit, kept or not
 
 
 def fitted_shapes(sizes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -117,7 +120,11 @@ def _keep_on_disk(pictures: Pictures, shapes: np.ndarray, needed: int, path: Pat
         if total > free:
             raise InputError(f"--cache disk: {path} needs {size_words(total)}, {size_words(free)} are free")
         with whole_file(path) as partial:
-            file = np.memmap(partial, np.uint8, "w+", shape=total)
+            with partial.open("wb") as empty:
+                if hasattr(os, "posix_fallocate"):  # a full disk is then an error here, not a crash in the middle
+                    os.posix_fallocate(empty.fileno(), 0, total)
+                empty.truncate(total)
+            file = np.memmap(partial, np.uint8, "r+", shape=total)
             file[:start] = np.frombuffer(header, np.uint8)
             file[start : start + count] = _fill(pictures, shapes, file[start + count :]).any(axis=1)
             file.flush()

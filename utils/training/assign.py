@@ -56,7 +56,7 @@ class Assignment:
     classes: Tensor
 
     def only(self, keep: Tensor) -> "Assignment":
-        """Those that a boolean mask or an index keeps."""
+        """Those at these indices."""
         return Assignment(*(getattr(self, name)[keep] for name in self.__dataclass_fields__))
 
 
@@ -112,7 +112,7 @@ def by_quality(
     keep = _rank(target, quality) < wanted.int().clamp(min=1)[target]
     keep &= _rank(_cell_ids(candidates, raw), overlap * keep) == 0
     sizes = [len(found.target) for found in candidates]
-    return [found.only(part) for found, part in zip(candidates, keep.split(sizes), strict=True)]
+    return [found.only(part.nonzero()[:, 0]) for found, part in zip(candidates, keep.split(sizes), strict=True)]
 
 
 def _cell_ids(candidates: Sequence[Assignment], raw: Sequence[Tensor]) -> Tensor:

@@ -58,7 +58,8 @@ def restore(state: dict[str, Any], trainee: Trainee, model: nn.Module) -> Progre
     model.load_state_dict(state["model"])
     trainee.average.load_state_dict(state["average"])
     trainee.schedule.optimizer.load_state_dict(state["optimizer"])
-    trainee.scaler.load_state_dict(state["scaler"])
+    if state["scaler"]:  # empty where it was not in use: float16 may come with another device
+        trainee.scaler.load_state_dict(state["scaler"])
     trainee.guard.skipped, trainee.guard.in_a_row = state["skipped"]
     torch.set_rng_state(state["random"])
     if len(state["random_gpu"]) == torch.cuda.device_count() and state["random_gpu"]:

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from utils.errors import InputError
+from utils.errors import InputError, Stopped
 
 T = TypeVar("T")
 TIMEOUT = timedelta(minutes=30)  # a rank that waits longer than this for another gives up
@@ -38,6 +38,28 @@ class Ranks:
         value = value.clone()
         dist.all_reduce(value)
         return value / self.world
+
+    def largest(self, number: int) -> int:
+        """The largest of all processes' numbers."""
+        if self.world == 1:
+            return number
+        device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+        value = torch.tensor(number, device=device)
+        dist.all_reduce(value, dist.ReduceOp.MAX)
+        return int(value)
+
+    @contextmanager
+    def in_turn(self) -> Iterator[None]:
+        """The block runs on rank 0 first, then on one process of every other machine, then on the rest.
+
+        So a file is written once, whether the machines share a disk or not.
+        """
+        mine = 0 if self.first else 1 if self.local == 0 else 2
+        for turn in range(3):
+            if turn == mine:
+                yield
+            if self.world > 1:
+                dist.barrier()
 
     def gather(self, value: T) -> list[T]:
         """The value of every rank, in their order, on every rank."""
@@ -94,5 +116,14 @@ def join_ranks(device: str) -> Iterator[tuple[Ranks, str]]:
     dist.init_process_group("nccl" if on_gpu else "gloo", timeout=TIMEOUT)
     try:
         yield ranks, device
-    finally:
-        dist.destroy_process_group()
+    except Stopped as stopped:
+        if stopped.whole:
+            _leave()
+        raise
+    _leave()  # not after an error: the other ranks wait elsewhere, and torchrun ends them once this one is gone
+
+
+def _leave() -> None:
+    """End the group when every rank is ready to."""
+    dist.barrier()
+    dist.destroy_process_group()

@@ -22,14 +22,22 @@ class Totals:
     """What an epoch adds up: losses (box, objectness, class), steps, images; and the step it has come to."""
 
     losses: Tensor = field(default_factory=lambda: torch.zeros(3))
+    measured: int = 0
+    """Steps whose losses were finite."""
     steps: int = 0
     images: int = 0
     lr: float = 0.0
     seconds: float = 0.0
 
+    def add(self, losses: Tensor) -> None:
+        """Add a step's losses, unless they are not finite."""
+        if losses.isfinite().all():
+            self.losses += losses
+            self.measured += 1
+
     def means(self) -> list[float]:
         """Mean box, objectness and class loss of the steps so far."""
-        return (self.losses / max(self.steps, 1)).tolist()
+        return (self.losses / max(self.measured, 1)).tolist()
 
     def state_dict(self) -> dict[str, Any]:
         """For a checkpoint."""
@@ -115,8 +123,9 @@ def train_one_epoch(
         totals.steps += 1
         totals.images += len(images)
         if finite:
-            totals.losses += losses.cpu()
-        trainee.guard.count(finite, epoch, totals.steps, lr, [names[index] for index in sources])
+            totals.add(losses.cpu())
+        if update:
+            trainee.guard.count(finite, epoch, totals.steps, lr, [names[index] for index in sources])
         rate = (totals.images - start) / max(bar.format_dict["elapsed"], 1e-9)
         box, objectness, classes = totals.means()
         bar.set_postfix_str(

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -43,6 +44,8 @@ def evolve(options: TrainOptions, train: Callable[..., TrainResult]) -> dict[str
     The first training has the options as they are. Everything is in runs/evolve/NAME: `study.db`, a folder for each
     training, `trials.csv` and `hyp.yaml`. Raises InputError when that folder's search was about other options.
     """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError("--evolve: expected a start without torchrun; its trainings run one after another")
     options = with_hyp(options)
     check_options(options)
     folder = Path(options.project or "runs/evolve") / options.name
@@ -50,7 +53,8 @@ def evolve(options: TrainOptions, train: Callable[..., TrainResult]) -> dict[str
     folder.mkdir(parents=True, exist_ok=True)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = _study(options, folder)
-    for trial in study.get_trials(states=(TrialState.RUNNING,)):  # killed in the middle
+    for trial in study.get_trials(states=(TrialState.RUNNING,)):  # stopped or killed in the middle: anew
+        study.enqueue_trial(trial.params)
         study.tell(trial.number, state=TrialState.FAIL)
     while len(study.get_trials(states=DONE)) < options.evolve:
         _one(study, options, ranges, folder, train)
@@ -111,7 +115,8 @@ def _one(
 ) -> None:
     """One training of the search."""
     # Each has random numbers of its own, so that a search in two parts is the same as one in a single go.
-    study.sampler = optuna.samplers.TPESampler(seed=options.seed + len(study.trials))
+    done = len(study.get_trials(states=DONE))
+    study.sampler = optuna.samplers.TPESampler(seed=options.seed + done)
     trial = study.ask()
     chosen: dict[str, Any] = {
         key: trial.suggest_float(key, low, high, log=log) for key, (low, high, log) in ranges.items()
@@ -132,6 +137,12 @@ def _one(
     except Stopped as stopped:
         stopped.advise(f"in training {trial.number}, which will be begun anew; go on with the same command")
         raise
+    except InputError as error:
+        if not done:
+            raise  # the options as they are cannot be trained with
+        say(f"training {trial.number} failed: {error}")
+        study.tell(trial, state=TrialState.PRUNED)
+        return
     study.tell(trial, None if pruned else result.metrics.ap, state=TrialState.PRUNED if pruned else None)
 
 

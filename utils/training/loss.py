@@ -85,7 +85,7 @@ class DetectionLoss(nn.Module):
     ) -> Tensor:
         """(3,): one head's share of the box, objectness and class loss; box and class are sums over `divisor`."""
         rows, columns = raw.shape[2:4]
-        wanted = torch.zeros_like(raw[..., 4])  # (B, A, H, W)
+        wanted = raw.new_zeros(raw.shape[:4])  # (B, A, H, W)
         box_loss = class_loss = raw.sum() * 0
         if len(found.image):
             picked = raw[found.image, found.anchor, found.row, found.column]  # (n, 5+C)
@@ -93,9 +93,8 @@ class DetectionLoss(nn.Module):
             ciou = paired_ciou(spec.decode(picked, found.column, found.row, found.anchor, stride), found.boxes)
             box_loss = (1 - ciou).sum() / divisor
             quality = ciou.detach().clamp(min=0)
-            order = quality.argsort()  # of predictions wanted twice, the better match counts
-            where = (found.image[order], found.anchor[order], found.row[order], found.column[order])
-            wanted[where] = quality[order]
+            where = ((found.image * len(spec.anchors) + found.anchor) * rows + found.row) * columns + found.column
+            wanted.view(-1).scatter_reduce_(0, where, quality, "amax")  # wanted twice: the better match counts
             class_loss = self._class_loss(picked[:, 5:], found.classes, spec) / divisor
         losses = self._entropy(_logits(raw[..., 4], spec), wanted)
         if self.options.assign == "quality":

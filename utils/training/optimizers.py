@@ -20,16 +20,16 @@ NEWTON_SCHULZ = (
 def make_optimizer(
     model: nn.Module, name: OptimizerName, lr: float, momentum: float, decay: float
 ) -> torch.optim.Optimizer:
-    """An optimizer of the trainable parameters; weight decay on convolution weights only, not on biases and norms."""
+    """An optimizer of the trainable parameters; weight decay on convolution weights only (the 4-dimensional ones)."""
     weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    decayed = [parameter for parameter in weights if parameter.ndim > 1]
-    others = [parameter for parameter in weights if parameter.ndim <= 1]
+    decayed = [parameter for parameter in weights if parameter.ndim == 4]
+    others = [parameter for parameter in weights if parameter.ndim != 4]
     groups: list[dict[str, Any]] = [
         {"params": decayed, "weight_decay": decay},
         {"params": others, "weight_decay": 0.0},
     ]
     if name == "sgd":
-        return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=True)
+        return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0)
     if name == "adamw":
         return torch.optim.AdamW(groups, lr=lr, betas=(momentum, 0.999))
     full = [parameter for parameter in decayed if parameter.shape[1] > 1]  # not depthwise

@@ -11,9 +11,10 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
-from utils.data.dataset import EvaluationItem, TrainingSet, collate_training, make_training_loader
+from utils.data.dataset import EvaluationBatch, TrainingSet, collate_training, make_training_loader
 from utils.data.labels import Sample
 from utils.data.sampler import StepSampler
+from utils.errors import InputError, Stopped
 from utils.evaluation.evaluate import EvaluationSettings, collect, evaluation_loader
 from utils.evaluation.metrics import Metrics, measure
 from utils.evaluation.pictures import draw_predictions
@@ -33,6 +34,7 @@ from utils.training.stop import StopRequest
 DRAWN_BATCHES = 3
 REDRAW_SECONDS = 20  # between two drawings of the curves, which take half a second
 SHOWN_CONFIDENCE = 0.25  # of the predictions that are drawn
+NOT_MEASURED = Metrics(0.0, 0.0, 0, 0, {})  # what other ranks hand in: rank 0 measures
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,11 @@ class Run:
         self.progress = restore(checkpoint.training, self.trainee, self.model)
         if checkpoint.training["data"] != self.fingerprint:
             warn(f"{self.options.data}: the images or labels have changed since this training was started")
+        if self.progress.totals.steps > self.sampler.steps:
+            raise InputError(
+                f"{self.options.data}: the training was stopped after step {self.progress.totals.steps} of an epoch, "
+                f"which has only {self.sampler.steps} with the images there are now: expected those it was started with"
+            )
         say(f"{self.folder}: going on at {self.place}")
 
     @property
@@ -127,12 +134,15 @@ class Run:
         with few_collections():
             while self.progress.epoch < self.options.epochs:
                 self.train_epoch(loader)
-                metrics = self.validate(mine, checks)
-                ended = self.ranks.first and self.write_epoch(metrics, board, callback)
-                self.progress.epoch += 1
+                last = self.progress.epoch + 1 == self.options.epochs
+                metrics = self.validate(mine, checks, not self.options.noval or last)
+                ended = self.ranks.share(self.ranks.first and self.write_epoch(metrics, board, callback))
+                if ended and metrics is None:  # by a callback, with noval: these weights are still to be measured
+                    metrics = self.measure(mine, checks)
+                    if self.ranks.first:
+                        self.keep_best(metrics)
+                self.progress.epoch = self.options.epochs if ended else self.progress.epoch + 1
                 self.progress.totals = Totals()
-                if self.ranks.share(ended):
-                    self.progress.epoch = self.options.epochs
                 self.save()
                 self.stop.check(self.ranks)
         return self.finish(checks)
@@ -147,10 +157,13 @@ class Run:
         before, start = totals.images, time.perf_counter()
         try:
             train_one_epoch(self.trainee, loader, epoch, totals, self.stop, self.label, files)
+        except Stopped:  # all ranks at the same step; after any other error the others may be anywhere
+            self.ranks.average_statistics(self.model, self.trainee.average.model)
+            raise
         finally:
             self.model.seen += (totals.images - before) * self.ranks.world
             totals.seconds += time.perf_counter() - start
-            self.ranks.average_statistics(self.model, self.trainee.average.model)
+        self.ranks.average_statistics(self.model, self.trainee.average.model)
 
     @property
     def network(self) -> str:
@@ -162,15 +175,21 @@ class Run:
         """`epoch 3/100`."""
         return f"epoch {self.progress.epoch + 1}/{self.options.epochs}"
 
-    def validate(self, mine: list[Sample], checks: DataLoader[list[EvaluationItem]] | None) -> Metrics | None:
-        """AP of the averaged weights, the images shared among the ranks; adds the epoch's record."""
+    def measure(self, mine: list[Sample], checks: DataLoader[EvaluationBatch | None] | None) -> Metrics:
+        """AP of the averaged weights, the images shared among the ranks."""
+        found = []
+        if checks is not None:
+            model = self.trainee.average.model
+            found = collect(model, mine, self.settings, "validation", checks, self.check_alone)
+        every = [result for results in self.ranks.gather(found) for result in results]
+        return self.ranks.share(measure(every, self.model.names) if self.ranks.first else NOT_MEASURED)
+
+    def validate(
+        self, mine: list[Sample], checks: DataLoader[EvaluationBatch | None] | None, wanted: bool
+    ) -> Metrics | None:
+        """AP, if that is wanted; adds the epoch's record."""
         totals, start = self.progress.totals, time.perf_counter()
-        metrics = None
-        if not self.options.noval or self.progress.epoch + 1 == self.options.epochs:
-            model, found = self.trainee.average.model, []
-            if checks is not None:
-                found = collect(model, mine, self.settings, "validation", checks, self.check_alone)
-            metrics = measure([result for results in self.ranks.gather(found) for result in results], self.model.names)
+        metrics = self.measure(mine, checks) if wanted else None
         box, objectness, classes = totals.means()
         record = Record(
             epoch=self.progress.epoch + 1,
@@ -205,10 +224,8 @@ class Run:
         )
         average = self.trainee.average.model
         average.seen = self.model.seen
-        if metrics is not None and (progress.best is None or metrics.ap > progress.best["ap"] or metrics.ap == 0):
-            progress.best_epoch, progress.best = record.epoch, asdict(metrics)
-            self.save_weights(average, self.folder / "best.pt")
-            self.save_weights(average, self.folder / "best.weights")
+        if metrics is not None:
+            self.keep_best(metrics)
         if self.options.save_period and record.epoch % self.options.save_period == 0:
             self.save_weights(average, self.folder / f"epoch{record.epoch}.pt")
         write_csv(self.folder / "results.csv", progress.records)
@@ -226,13 +243,21 @@ class Run:
             return True
         return False
 
+    def keep_best(self, metrics: Metrics) -> None:
+        """Write the best weights, if these are: of epochs that found nothing, the last."""
+        best = self.progress.best
+        if best is None or metrics.ap > best["ap"] or metrics.ap == best["ap"] == 0:
+            self.progress.best_epoch, self.progress.best = self.progress.records[-1].epoch, asdict(metrics)
+            self.save_weights(self.trainee.average.model, self.folder / "best.pt")
+            self.save_weights(self.trainee.average.model, self.folder / "best.weights")
+
     def draw(self) -> None:
         """The curves, results.png."""
         title = f"{self.folder.name}: {self.network}"
         draw_history(self.folder / "results.png", self.progress.records, title)
         self.drawn = time.perf_counter()
 
-    def finish(self, checks: DataLoader[list[EvaluationItem]] | None) -> TrainResult:
+    def finish(self, checks: DataLoader[EvaluationBatch | None] | None) -> TrainResult:
         """The best epoch's numbers, its predictions drawn, and last.pt without the training's state."""
         self.progress.best_epoch, self.progress.best = self.ranks.share((self.progress.best_epoch, self.progress.best))
         assert self.progress.best is not None

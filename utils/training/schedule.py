@@ -97,5 +97,6 @@ class Average(Generic[M]):
 
 
 def _tensors(model: nn.Module) -> list[Tensor]:
+    """The state's tensors, those that layers share (`share_index`) once."""
     tensors: Iterable[Tensor] = model.state_dict().values()
-    return [tensor.detach() for tensor in tensors]
+    return list({tensor.data_ptr(): tensor.detach() for tensor in tensors}.values())

@@ -17,7 +17,7 @@ class StopRequest:
 
     def check(self, ranks: Ranks) -> None:
         """Raise Stopped if a signal has come, to any of the processes: then all stop at the same step."""
-        number = max(ranks.gather(self.number))
+        number = ranks.largest(self.number)
         if number:
             raise Stopped(number)
 

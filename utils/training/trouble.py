@@ -27,7 +27,7 @@ def explained(batch_size: int, stop: StopRequest) -> Iterator[None]:
     except RuntimeError as error:
         if "DataLoader worker" in str(error):
             if stop.number:
-                raise Stopped(stop.number) from None
+                raise Stopped(stop.number, whole=False) from None
             raise InputError(
                 "a process that loads images was killed, most likely by the system for lack of memory: try fewer "
                 "--workers, --cache off or disk, or a smaller --batch-size"
