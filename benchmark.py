@@ -18,9 +18,9 @@ from utils.data.dataset import Batch, make_training_loader
 from utils.errors import InputError
 from utils.log import progress, say
 from utils.options import run_command
+from utils.precision import AmpMode
 from utils.training.distributed import Ranks
 from utils.training.options import TrainOptions
-from utils.training.precision import AmpMode
 from utils.training.run import Run
 from utils.training.stop import StopRequest
 

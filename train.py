@@ -21,6 +21,7 @@ from utils.log import counted, say, warn
 from utils.network.graph import Graph, fit_heads, load_graph, num_classes_of, parse_graph, widen_heads
 from utils.network.weights import Checkpoint, read_checkpoint
 from utils.options import choose_device, parse_size, run_command
+from utils.precision import choose_precision, precision_words
 from utils.training.anchors import all_anchors, fit_anchors, measure_anchors, sides_px, with_anchors
 from utils.training.assign import HeadSpec
 from utils.training.autobatch import fitting_batch
@@ -33,7 +34,6 @@ from utils.training.history import check_board
 from utils.training.loss import DetectionLoss
 from utils.training.optimizers import make_optimizer
 from utils.training.options import TrainOptions, check_options, with_hyp
-from utils.training.precision import choose_precision, precision_words
 from utils.training.run import Callback, EpochEnd, Run, TrainResult
 from utils.training.schedule import Average, Schedule
 from utils.training.stop import StopRequest, stop_on_signal

@@ -153,6 +153,46 @@ def test_test_and_its_numbers(trained: Path, data: Path) -> None:
     assert content["options"]["resize"] == "stretch" and content["options"]["conf"] == 0.001
 
 
+def test_test_writes_what_other_tools_read(trained: Path, data: Path) -> None:
+    options = ["--weights", trained / "best.pt", "--data", "s.data", "--workers", 0, "--conf", "0"]
+    done = run("test.py", *options, "--save-json", "--save-txt", "--name", "full", folder=data)
+    assert done.returncode == 0, done.stderr
+    folder = data / "runs" / "test" / "full"
+    content = json.loads((folder / "metrics.json").read_text())
+    rows = json.loads((folder / "predictions.json").read_text())
+    files = sorted((data / "shapes" / "labels" / "valid").glob("*.txt"))
+    assert content["options"]["conf"] == 0 and {row["image_id"] for row in rows} <= {int(file.stem) for file in files}
+    lines = {file.stem: (folder / "labels" / file.name).read_text().splitlines() for file in files}
+    assert sum(map(len, lines.values())) == len(rows)
+    label, x, y, w, h, score = (float(value) for value in lines[files[0].stem][0].split())
+    first = next(row for row in rows if row["image_id"] == int(files[0].stem))
+    assert [(x - w / 2) * 96, (y - h / 2) * 96, w * 96, h * 96] == pytest.approx(first["bbox"], abs=1e-3)
+    assert (label + 1, score) == pytest.approx((first["category_id"], first["score"]), abs=1e-5)
+    assert all((folder / name).stat().st_size > 5000 for name in ("curves.png", "confusion.png", "predictions.jpg"))
+    assert list((folder / "worst").glob("01_*.jpg"))
+
+
+def test_test_of_some_classes_and_comparison(trained: Path, data: Path) -> None:
+    options = ["--weights", trained / "best.pt", "--data", "s.data", "--workers", 0]
+    some = run(
+        "test.py", *options, "--classes", "square,2", "--agnostic-nms", "--max-det", 20, "--name", "s", folder=data
+    )
+    assert some.returncode == 0, some.stderr
+    content = json.loads((data / "runs/test/s/metrics.json").read_text())
+    assert [content["classes"][name]["labels"] > 0 for name in ("circle", "square", "triangle")] == [False, True, True]
+    assert content["options"]["classes"] == "square,2" and content["options"]["max_det"] == 20
+    one = run("test.py", *options, "--single-cls", "--task", "train", "--name", "o", folder=data)
+    assert one.returncode == 0, one.stderr
+    content = json.loads((data / "runs/test/o/metrics.json").read_text())
+    assert list(content["classes"]) == ["object"] and content["images"] == 24
+    for name in ("a", "b"):
+        assert run("test.py", *options, "--name", name, folder=data).returncode == 0
+    done = run("test.py", "--compare", "runs/test/a/metrics.json", "runs/test/b/metrics.json", folder=data)
+    assert done.returncode == 0, done.stderr
+    assert "+0.000  +0.000 to +0.000  may be chance" in done.stdout
+    assert next((data / "runs/test").glob("*/comparison.png")).stat().st_size > 5000
+
+
 def test_detect_images_and_video(trained: Path, data: Path) -> None:
     folder = data / "shapes" / "images" / "valid"
     video = data / "v.mp4"
@@ -235,6 +275,10 @@ def test_bad_input_of_each_command(trained: Path, data: Path, tmp_path: Path) ->
             "--workers 999999: expected 0 to",
         ),
         (["test.py", "--weights", weights, "--data", data / "s.data", "--batch-size", "0"], "--batch-size 0: expected"),
+        (["test.py", "--weights", weights, "--data", data / "s.data", "--max-det", "0"], "--max-det 0: expected"),
+        (["test.py", "--weights", weights, "--data", data / "s.data", "--classes", "squre"], "did you mean 'square'?"),
+        (["test.py", "--data", data / "s.data"], "--weights: expected the weights to measure"),
+        (["test.py", "--compare", "a.json", "b.json"], "a.json: no such file"),
         (["train.py", "--cfg", cfg, "--data", data / "s.data", "--device", "cuda:77"], "--device cuda:77: expected"),
         (["train.py", "--cfg", cfg, "--data", data / "s.data", "--name", "a/b"], "--name 'a/b': expected a plain"),
         (["train.py", "--cfg", cfg, "--data", data / "s.data", "--seed", "-1"], "--seed -1: expected 0 to"),

@@ -49,14 +49,19 @@ def draw_boxes(image: np.ndarray, boxes_xyxy: np.ndarray, labels: Sequence[str],
     return cv2.cvtColor(np.asarray(canvas), cv2.COLOR_RGB2BGR)
 
 
-def write_tiles(path: Path, tiles: Sequence[np.ndarray]) -> None:
-    """Pictures of one size, (H, W, 3) BGR, side by side in a near-square grid, as one file."""
-    columns = int(np.ceil(np.sqrt(len(tiles))))
+def write_image(path: Path, picture: np.ndarray) -> None:
+    """Write an (H, W, 3) BGR picture, whole or not at all, as what the path's suffix says."""
+    with whole_file(path) as partial:
+        partial.write_bytes(cv2.imencode(path.suffix, picture)[1].tobytes())
+
+
+def write_tiles(path: Path, tiles: Sequence[np.ndarray], columns: int | None = None) -> None:
+    """Pictures of one size, (H, W, 3) BGR, side by side, in a near-square grid by default, as one file."""
+    columns = columns or int(np.ceil(np.sqrt(len(tiles))))
     blank = np.full_like(tiles[0], 255)
     padded = [*tiles, *[blank] * (-len(tiles) % columns)]
     grid = np.vstack([np.hstack(padded[first : first + columns]) for first in range(0, len(padded), columns)])
     ratio = MAX_SIDE / max(grid.shape[:2])
     if ratio < 1:
         grid = cv2.resize(grid, None, fx=ratio, fy=ratio, interpolation=cv2.INTER_AREA)
-    with whole_file(path) as partial:
-        partial.write_bytes(cv2.imencode(path.suffix, grid)[1].tobytes())
+    write_image(path, grid)

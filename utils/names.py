@@ -1,10 +1,11 @@
 """Where class names come from."""
 
+import difflib
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from utils.errors import DataError
+from utils.errors import DataError, InputError
 from utils.files import PROJECT, find_file
 
 COCO_NAMES = PROJECT / "data" / "coco.names"
@@ -29,6 +30,23 @@ def check_distinct(names: Sequence[str], where: str) -> None:
     for name, number in Counter(names).items():
         if number > 1:
             raise DataError(f"{where}: expected distinct class names, got {name!r} {number} times")
+
+
+def pick_classes(wanted: str | None, names: Sequence[str]) -> list[int]:
+    """`0,2` or `cat,dog` -> class indices; None: all. Raises InputError for one that is not there."""
+    if wanted is None:
+        return list(range(len(names)))
+    picked = []
+    for part in (part.strip() for part in wanted.split(",")):
+        if part in names:
+            picked.append(names.index(part))
+        elif part.isdecimal() and int(part) < len(names):
+            picked.append(int(part))
+        else:
+            close = difflib.get_close_matches(part, names, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"expected names, or numbers 0 to {len(names) - 1}"
+            raise InputError(f"--classes {wanted}: no class {part!r}; {hint}")
+    return picked
 
 
 def class_names(

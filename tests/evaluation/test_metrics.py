@@ -11,6 +11,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from utils.evaluation.metrics import ImageResult, measure
+from utils.evaluation.report import make_report
 
 
 def random_results(seed: int, images: int = 12, classes: int = 4) -> list[ImageResult]:
@@ -36,12 +37,17 @@ def random_results(seed: int, images: int = 12, classes: int = 4) -> list[ImageR
 
 def by_pycocotools(results: list[ImageResult], classes: int) -> np.ndarray:
     """Precision (10, 101, classes)."""
+    return evaluated(results, classes).eval["precision"][:, :, :, 0, 2]
+
+
+def evaluated(results: list[ImageResult], classes: int) -> COCOeval:
+    """Truth and detections through pycocotools."""
     annotations, found = [], []
     for image, result in enumerate(results):
-        for label, x1, y1, x2, y2 in result.truth.tolist():
+        for (label, x1, y1, x2, y2), crowd in zip(result.truth.tolist(), result.crowds().tolist(), strict=True):
             box = [x1, y1, x2 - x1, y2 - y1]
             annotations.append({"id": len(annotations) + 1, "image_id": image, "category_id": int(label), "bbox": box,
-                                "area": box[2] * box[3], "iscrowd": 0})  # fmt: skip
+                                "area": box[2] * box[3], "iscrowd": int(crowd)})  # fmt: skip
         for x1, y1, x2, y2, score, label in result.found.tolist():
             found.append(
                 {"image_id": image, "category_id": int(label), "bbox": [x1, y1, x2 - x1, y2 - y1], "score": score}
@@ -58,7 +64,8 @@ def by_pycocotools(results: list[ImageResult], classes: int) -> np.ndarray:
         evaluation = COCOeval(truth, truth.loadRes(found), "bbox")
         evaluation.evaluate()
         evaluation.accumulate()
-    return evaluation.eval["precision"][:, :, :, 0, 2]
+        evaluation.summarize()
+    return evaluation
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -73,6 +80,9 @@ def test_equals_pycocotools(seed: int) -> None:
     assert metrics.classes["none"].ap is None and metrics.classes["none"].ap50 is None
     assert metrics.ap == pytest.approx(precision[:, :, :3].mean(), abs=1e-9) and 0.01 < metrics.ap < 0.95
     assert metrics.labels == sum(len(result.truth) for result in results)
+    ours = (metrics.ap, metrics.ap50, metrics.ap75, metrics.ap_small, metrics.ap_medium, metrics.ap_large, metrics.ar)
+    theirs = evaluated(results, len(names)).stats[[0, 1, 2, 3, 4, 5, 8]]
+    assert ours == pytest.approx(tuple(theirs), abs=1e-9) and max(ours) > 0.1
 
 
 def test_perfect_is_one_and_nothing_is_zero() -> None:
@@ -86,9 +96,9 @@ def test_perfect_is_one_and_nothing_is_zero() -> None:
 
 
 def test_metrics_json(tmp_path: Path) -> None:
-    measure(random_results(0), ["a", "b", "c", "none"]).save(tmp_path / "metrics.json", {"conf": 0.001})
+    make_report(random_results(0), ["a", "b", "c", "none"]).save(tmp_path / "metrics.json", {"conf": 0.001})
     content = json.loads((tmp_path / "metrics.json").read_text())
-    assert list(content) == ["ap", "ap50", "images", "labels", "classes", "options"]
-    assert content["classes"]["none"] == {"ap": None, "ap50": None, "labels": 0}
-    assert set(content["classes"]["a"]) == {"ap", "ap50", "labels"} and 0 <= content["ap"] <= content["ap50"] <= 1
+    assert set(content["classes"]["none"].values()) == {None, 0}
+    assert set(content["classes"]["a"]) == {*"ap ap50 ap75 ar labels precision recall f1".split()}
+    assert 0 <= content["ap"] <= content["ap50"] <= 1 and 0 < content["confidence"] < 1
     assert content["options"] == {"conf": 0.001} and content["images"] == 12

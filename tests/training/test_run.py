@@ -18,12 +18,12 @@ from train import EpochEnd, TrainOptions, TrainResult, class_factors, main, trai
 from utils.data.labels import Sample
 from utils.errors import InputError, Stopped, WeightsError
 from utils.evaluation.metrics import ClassMetrics, Metrics
+from utils.precision import choose_precision
 from utils.training import run
 from utils.training.autobatch import extrapolate
 from utils.training.checkpoint import command_defaults
 from utils.training.evolve import evolve
 from utils.training.options import with_hyp
-from utils.training.precision import choose_precision
 from utils.training.stop import StopRequest
 from utils.training.trouble import explained
 

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 
 from utils.data.dataset import EvaluationBatch, EvaluationSet, make_evaluation_loader
 from utils.data.labels import Sample, pixel_boxes
-from utils.evaluation.metrics import ImageResult, Metrics, measure
+from utils.evaluation.metrics import ImageResult
 from utils.inference.postprocess import detections
 from utils.letterbox import Placement
 from utils.log import progress
@@ -28,19 +28,14 @@ class EvaluationSettings:
     batch_size: int = 16
     workers: int = 2
     dtype: torch.dtype | None = None  # autocast to it; None: float32
+    max_detections: int = 300  # an image
+    agnostic: bool = False  # NMS over all classes together
 
 
 def evaluation_loader(samples: Sequence[Sample], settings: EvaluationSettings) -> DataLoader[EvaluationBatch | None]:
-    """The images for `evaluate`, in order; it can be used many times."""
+    """The images for `collect`, in order; it can be used many times."""
     dataset = EvaluationSet(samples, settings.size, settings.stretched)
     return make_evaluation_loader(dataset, settings.batch_size, settings.workers)
-
-
-def evaluate(
-    model: nn.Module, samples: Sequence[Sample], names: Sequence[str], settings: EvaluationSettings, description: str
-) -> Metrics:
-    """AP of a network in eval mode (predictions (B, N, 5+C)) on labelled images; every (box, class) pair counts."""
-    return measure(collect(model, samples, settings, description, evaluation_loader(samples, settings)), names)
 
 
 def collect(
@@ -71,7 +66,9 @@ def run_batch(model: nn.Module, images: Tensor, settings: EvaluationSettings) ->
     """Images (B, 3, H, W) in 0..255 -> each one's (N, 6): x1, y1, x2, y2 in the input's pixels, score, class."""
     device = next(model.parameters()).device
     with torch.inference_mode(), torch.autocast(device.type, settings.dtype, enabled=settings.dtype is not None):
-        found = detections(model(images.to(device).float() / 255), settings.confidence, settings.iou, multi_label=True)
+        predictions = model(images.to(device).float() / 255)
+        limits = settings.confidence, settings.iou, True, settings.max_detections, settings.agnostic
+        found = detections(predictions, *limits)
     return [rows.cpu().numpy() for rows in found]
 
 
@@ -79,4 +76,4 @@ def _result(sample: Sample, place: Placement, rows: np.ndarray) -> ImageResult:
     """Truth and detections in the image's own pixels."""
     found = np.concatenate((place.to_image(rows[:, :4]), rows[:, 4:]), axis=1)
     truth = pixel_boxes(sample.labels, place.image_width, place.image_height)
-    return ImageResult(place.image_width, place.image_height, truth, found)
+    return ImageResult(place.image_width, place.image_height, truth, found, file=sample.image)

@@ -1,6 +1,5 @@
 """Average precision as COCO defines it, by a COCO evaluator library (its numbers are pycocotools')."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,45 +8,45 @@ from typing import Any
 import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
 
-from utils.files import write_text
-
 
 @dataclass(frozen=True)
 class ClassMetrics:
-    """One class: AP over IoU .5 to .95 and at .5, fractions of 1 (None without labels), and its number of labels."""
+    """One class: AP over IoU .5 to .95 and at .5, fractions of 1 (None without labels), and its number of labels.
+
+    `ap75` is AP at IoU .75, `ar` the recall of up to 100 detections an image, over IoU .5 to .95.
+    """
 
     ap: float | None
     ap50: float | None
     labels: int
+    ap75: float | None = None
+    ar: float | None = None
 
 
 @dataclass(frozen=True)
 class Metrics:
-    """The data set's AP (means over the classes that have labels), and each class's."""
+    """The data set's AP (means over the classes that have labels), and each class's.
+
+    Small, medium and large are objects of up to 32 x 32, up to 96 x 96 and more pixels of the image itself; None where
+    there are none.
+    """
 
     ap: float
     ap50: float
     images: int
     labels: int
     classes: dict[str, ClassMetrics]
+    ap75: float | None = None
+    ap_small: float | None = None
+    ap_medium: float | None = None
+    ap_large: float | None = None
+    ar: float | None = None
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Metrics":
         """From what `dataclasses.asdict` made of one."""
         classes = {name: ClassMetrics(**one) for name, one in values["classes"].items()}
         return cls(**{**values, "classes": classes})
-
-    def save(self, path: Path, options: dict[str, Any]) -> None:
-        """Write metrics.json, with the options that the numbers were made with."""
-        content = {
-            "ap": self.ap,
-            "ap50": self.ap50,
-            "images": self.images,
-            "labels": self.labels,
-            "classes": {name: vars(metrics) for name, metrics in self.classes.items()},
-            "options": options,
-        }
-        write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
     def table(self) -> str:
         """The numbers as text, a line a class."""
@@ -68,49 +67,75 @@ class ImageResult:
     height: int
     truth: np.ndarray  # (N, 5): class, x1, y1, x2, y2
     found: np.ndarray  # (M, 6): x1, y1, x2, y2, score, class
+    area: np.ndarray | None = None  # (N,) of the objects in pixels; None: of their boxes
+    crowd: np.ndarray | None = None  # (N,) bool: a region of many objects, which need not be found; None: no such
+    file: Path | None = None  # the image
+
+    def areas(self) -> np.ndarray:
+        """(N,) pixels."""
+        return (self.truth[:, 3:] - self.truth[:, 1:3]).prod(axis=1) if self.area is None else self.area
+
+    def crowds(self) -> np.ndarray:
+        """(N,) bool."""
+        return np.zeros(len(self.truth), bool) if self.crowd is None else self.crowd
 
 
 def measure(results: Sequence[ImageResult], names: Sequence[str]) -> Metrics:
     """COCO AP of the detections, all areas, at most 100 an image."""
-    labels = np.concatenate([result.truth[:, 0] for result in results] or [np.zeros(0)]).astype(int)
+    labels = np.concatenate([result.truth[~result.crowds(), 0] for result in results] or [np.zeros(0)]).astype(int)
     counts = np.bincount(labels, minlength=len(names))
-    precision = _precision(results, len(names))
-    per_class = {}
+    precision, recall = _accumulated(results, len(names))
+    ap, ar = precision.mean(axis=1), recall.mean(axis=0)  # (10, classes, 4 areas), (classes, 4)
+    classes = {}
     for index, name in enumerate(names):
         if counts[index]:
-            values = precision[:, :, index]
-            per_class[name] = ClassMetrics(float(values.mean()), float(values[0].mean()), int(counts[index]))
+            over, at50, at75 = (float(values[index, 0]) for values in (ap.mean(axis=0), ap[0], ap[5]))
+            classes[name] = ClassMetrics(over, at50, int(counts[index]), at75, float(ar[index, 0]))
         else:
-            per_class[name] = ClassMetrics(None, None, 0)
-    known = [one for one in per_class.values() if one.ap is not None and one.ap50 is not None]
-    ap, ap50 = (float(np.mean([getattr(one, key) for one in known])) if known else 0.0 for key in ("ap", "ap50"))
-    return Metrics(ap, ap50, len(results), int(counts.sum()), per_class)
+            classes[name] = ClassMetrics(None, None, 0)
+    every, small, medium, large = (mean_of_known(ap[:, :, area].mean(axis=0)) for area in range(4))
+    ap50, ap75, recalled = (mean_of_known(values[:, 0]) for values in (ap[0], ap[5], ar))
+    total = int(counts.sum())
+    return Metrics(every or 0.0, ap50 or 0.0, len(results), total, classes, ap75, small, medium, large, recalled)
 
 
-def _precision(results: Sequence[ImageResult], num_classes: int) -> np.ndarray:
-    """Precision (10 IoU thresholds, 101 recalls, classes), 0 where nothing was found."""
+def mean_of_known(values: np.ndarray) -> float | None:
+    """Over the classes that have objects; None without any."""
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if len(known) else None
+
+
+def _accumulated(results: Sequence[ImageResult], num_classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Precision (10 IoU thresholds, 101 recalls, classes, 4 areas) and recall (10, classes, 4): all, small, medium,
+    large; up to 100 detections an image. NaN for classes without objects of that size, 0 where nothing was found.
+    """
     truth, found = _coco_truth(results, num_classes), _coco_found(results)
-    if not truth["annotations"] or not found:
-        return np.zeros((10, 101, num_classes))
+    precision, recall = np.full((10, 101, num_classes, 4), np.nan), np.full((10, num_classes, 4), np.nan)
+    if not truth["annotations"]:
+        return precision, recall
     gt = COCO(truth)
-    evaluation = COCOeval_faster(gt, gt.loadRes(found), iouType="bbox")
+    nowhere = {"image_id": 1, "category_id": 1, "bbox": [0, 0, 0, 0], "score": 0.0}  # it takes no empty list
+    evaluation = COCOeval_faster(gt, gt.loadRes(found or [nowhere]), iouType="bbox")
     evaluation.evaluate()
     evaluation.accumulate()
-    return evaluation.eval["precision"][:, :, :, 0, -1].clip(min=0)  # area: all, detections: 100
+    for values, of_all in ((precision, evaluation.eval["precision"]), (recall, evaluation.eval["recall"])):
+        values[...] = np.where(of_all[..., -1] < 0, np.nan, of_all[..., -1])
+    return precision, recall
 
 
 def _coco_truth(results: Sequence[ImageResult], num_classes: int) -> dict[str, Any]:
     annotations: list[dict[str, Any]] = []
     for image, result in enumerate(results, start=1):
-        for label, x1, y1, x2, y2 in result.truth.tolist():
+        rows = zip(result.truth.tolist(), result.areas().tolist(), result.crowds().tolist(), strict=True)
+        for (label, x1, y1, x2, y2), area, crowd in rows:
             annotations.append(
                 {
                     "id": len(annotations) + 1,
                     "image_id": image,
                     "category_id": int(label) + 1,
                     "bbox": [x1, y1, x2 - x1, y2 - y1],
-                    "area": (x2 - x1) * (y2 - y1),
-                    "iscrowd": 0,
+                    "area": area,
+                    "iscrowd": int(crowd),
                 }
             )
     images = [{"id": i, "width": r.width, "height": r.height} for i, r in enumerate(results, start=1)]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.errors import InputError
+from utils.figure import new_figure, save_figure
 from utils.files import whole_file
 
 
@@ -41,13 +42,9 @@ def write_csv(path: Path, records: Sequence[Record]) -> None:
 
 def draw_history(path: Path, records: Sequence[Record], title: str) -> None:
     """Losses, AP and learning rate over epochs."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    figure = Figure(figsize=(14, 4), layout="constrained")
-    FigureCanvasAgg(figure)
-    losses, scores, rates = figure.subplots(1, 3)
+    figure, (losses, scores, rates) = new_figure((14, 4), 1, 3)
 
     def curve(axes: Any, key: str, label: str) -> None:
         points = [(record.epoch, getattr(record, key)) for record in records if getattr(record, key) is not None]
@@ -66,8 +63,7 @@ def draw_history(path: Path, records: Sequence[Record], title: str) -> None:
         axes.grid(alpha=0.3)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.suptitle(title)
-    with whole_file(path) as partial:
-        figure.savefig(partial, dpi=100)
+    save_figure(figure, path)
 
 
 def check_board() -> None:

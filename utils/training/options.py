@@ -9,9 +9,9 @@ from utils.data.cache import CacheMode
 from utils.errors import InputError
 from utils.files import find_file
 from utils.options import check_loading
+from utils.precision import AmpMode
 from utils.training.loss import AssignMode, LossOptions
 from utils.training.optimizers import OptimizerName
-from utils.training.precision import AmpMode
 from utils.training.schedule import ScheduleName, ScheduleOptions
 from utils.yamlfile import read_yaml
 

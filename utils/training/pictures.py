@@ -9,7 +9,7 @@ from torch import Tensor
 
 from utils.data.labels import Sample
 from utils.draw import draw_boxes, write_tiles
-from utils.files import whole_file
+from utils.figure import new_figure, save_figure
 from utils.training.anchors import sides_px
 
 MAX_TILES = 16
@@ -33,13 +33,8 @@ def draw_labels(
     path: Path, samples: Sequence[Sample], names: Sequence[str], size: tuple[int, int], anchors: np.ndarray
 ) -> None:
     """Boxes a class, where their centres lie, their sides with the anchors (A, 2; pixels) over them, boxes an image."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     labels = np.concatenate([sample.labels for sample in samples])
-    figure = Figure(figsize=(12, 9), layout="constrained")
-    FigureCanvasAgg(figure)
-    (classes, centres), (sides, per_image) = figure.subplots(2, 2)
+    figure, ((classes, centres), (sides, per_image)) = new_figure((12, 9), 2, 2)
     counts = np.bincount(labels[:, 0].astype(int), minlength=len(names))
     shown = counts.argsort()[::-1][:30]
     classes.barh([names[i] for i in shown][::-1], counts[shown][::-1])
@@ -57,5 +52,4 @@ def draw_labels(
     numbers = [len(sample.labels) for sample in samples]
     per_image.hist(numbers, bins=np.arange(max(numbers) + 2) - 0.5 if max(numbers) < 60 else 60, rwidth=0.9)
     per_image.set(title=f"Boxes an image ({len(samples):,} images)", xlabel="boxes", ylabel="images")
-    with whole_file(path) as partial:
-        figure.savefig(partial, dpi=100)
+    save_figure(figure, path)
