@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from models import load_model
+from utils.data.coco import CocoTruth, read_truth
 from utils.data.datafile import DataSpec, load_data
 from utils.data.labels import load_samples, report
 from utils.errors import DataError, InputError
@@ -109,6 +110,11 @@ def test(options: TestOptions) -> TestResult:
     limits = options.conf, options.iou, options.stretch, options.batch_size, options.workers, dtype
     settings = EvaluationSettings(size, *limits, options.max_det, options.agnostic_nms)
     results = collect(model, samples, settings, "evaluation", evaluation_loader(samples, settings))
+    coco = read_truth(spec.annotations, spec.names) if spec.annotations and options.task == "val" else None
+    if coco is not None:
+        results = [with_objects(result, coco, spec) for result in results]
+        if options.single_cls:
+            coco = replace(coco, category_ids=(1,))
     results, names = as_asked(results, spec, chosen, options.single_cls)
 
     measured = make_report(results, names)
@@ -121,7 +127,7 @@ def test(options: TestOptions) -> TestResult:
     draw_beside_labels(folder / "predictions.jpg", results, names, measured.curves.confidence)
     worst = draw_worst(folder / "worst", measured, results)
     if options.save_json:
-        write_text(folder / "predictions.json", json.dumps(coco_results(results)) + "\n")
+        write_text(folder / "predictions.json", json.dumps(coco_results(results, coco)) + "\n")
     if options.save_txt:
         write_labels(folder / "labels", results)
     say(measured.table())
@@ -156,33 +162,48 @@ def main(options: TestOptions) -> None:
         test(options)
 
 
+def with_objects(result: ImageResult, coco: CocoTruth, spec: DataSpec) -> ImageResult:
+    """The result with its annotation file's objects instead of those of the label file."""
+    assert result.file is not None
+    if result.file.name not in coco.images:
+        raise DataError(f"{spec.annotations}: expected all validation images, {result.file.name} is not in it")
+    objects = coco.images[result.file.name]
+    return replace(result, truth=objects.boxes, area=objects.area, crowd=objects.crowd)
+
+
 def as_asked(
     results: Sequence[ImageResult], spec: DataSpec, chosen: Sequence[int], single_cls: bool
 ) -> tuple[list[ImageResult], tuple[str, ...]]:
     """The results with only the chosen classes, or with all as one, and the names of the classes."""
 
     def reduced(result: ImageResult) -> ImageResult:
-        truth = result.truth[np.isin(result.truth[:, 0], chosen)].copy()
+        keep = np.isin(result.truth[:, 0], chosen)
+        truth = result.truth[keep].copy()
         found = result.found[np.isin(result.found[:, 5], chosen)].copy()
         if single_cls:
             truth[:, 0] = found[:, 5] = 0
-        return replace(result, truth=truth, found=found)
+        return replace(result, truth=truth, found=found, area=result.areas()[keep], crowd=result.crowds()[keep])
 
     return [reduced(result) for result in results], ("object",) if single_cls else spec.names
 
 
-def coco_results(results: Sequence[ImageResult]) -> list[dict[str, Any]]:
-    """Detections as COCO's result format has them: image_id is the file's name without suffix, as a number where it
-    is one; category_id counts the classes from 1; boxes are left, top, width, height in pixels.
+def coco_results(results: Sequence[ImageResult], coco: CocoTruth | None) -> list[dict[str, Any]]:
+    """Detections as COCO's result format has them; boxes are left, top, width, height in pixels.
+
+    image_id and category_id are those of the annotation file; without one, the file's name without suffix (a number
+    where it is one), and the classes counted from 1.
     """
     rows = []
     for result in results:
         assert result.file is not None
         stem = result.file.stem
         image = int(stem) if stem.isdecimal() else stem
+        if coco is not None:
+            image = coco.images[result.file.name].image_id
         for x1, y1, x2, y2, score, label in result.found.tolist():
             box = [round(value, 5) for value in (x1, y1, x2 - x1, y2 - y1)]
-            rows.append({"image_id": image, "category_id": int(label) + 1, "bbox": box, "score": round(score, 8)})
+            category = int(label) + 1 if coco is None else coco.category_ids[int(label)]
+            rows.append({"image_id": image, "category_id": category, "bbox": box, "score": round(score, 8)})
     return rows
 
 

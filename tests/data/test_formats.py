@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from utils.data.annotations import safe_name
+from utils.data.coco import read_truth
 from utils.data.datafile import load_data
 from utils.data.formats import main
 from utils.data.labels import label_path, load_samples, read_labels
@@ -307,3 +308,28 @@ def test_coco128_agrees_with_its_published_labels(real: Callable[[str], Path], t
             matched += bool(len(same)) and bool(np.abs(same[:, 1:] - row[1:]).max(axis=1).min() < 0.01)
     assert boxes == 929
     assert matched >= 0.95 * boxes
+
+
+def test_objects_as_they_are(tmp_path: Path) -> None:
+    """For measuring: crowds and areas stay, nothing is clipped; what does not fit together is an error."""
+    document = {
+        "images": [{"id": 7, "file_name": "a/1.jpg"}, {"id": 8, "file_name": "2.jpg"}],
+        "categories": [{"id": 3, "name": "cat"}, {"id": 90, "name": "dog"}],
+        "annotations": [
+            {"id": 1, "image_id": 7, "category_id": 90, "bbox": [-1, 2, 10, 20], "area": 5.5, "iscrowd": 1},
+            {"id": 2, "image_id": 7, "category_id": 3, "bbox": [1, 2, 3, 4]},
+        ],
+    }
+    file = tmp_path / "x.json"
+    file.write_text(json.dumps(document))
+    truth = read_truth(file, ("dog", "cat"))
+    assert truth.category_ids == (90, 3) and truth.images["2.jpg"].boxes.shape == (0, 5)
+    objects = truth.images["1.jpg"]
+    assert objects.image_id == 7 and objects.boxes.tolist() == [[0, -1, 2, 9, 22], [1, 1, 2, 4, 6]]
+    assert objects.area.tolist() == [5.5, 12] and objects.crowd.tolist() == [True, False]
+    with pytest.raises(DataError, match=r"'bird' is in one alone"):
+        read_truth(file, ("dog", "cat", "bird"))
+    document["annotations"][0]["image_id"] = 9
+    file.write_text(json.dumps(document))
+    with pytest.raises(DataError, match="annotation 1: expected a known image_id"):
+        read_truth(file, ("dog", "cat"))

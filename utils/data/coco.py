@@ -2,8 +2,12 @@
 
 import json
 import math
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 from typing import Any
+
+import numpy as np
 
 from utils.data.annotations import Annotations, Box, Picture, safe_name
 from utils.data.labels import Problem
@@ -35,6 +39,58 @@ def read_coco(path: Path, folder: Path) -> tuple[Annotations, tuple[str, ...]]:
     for entry in _entries(document, "annotations", ("image_id", "category_id", "bbox"), path):
         _add_object(entry, pictures, categories, annotations, path)
     return annotations, tuple(categories[key] for key in sorted(categories))
+
+
+@dataclass(frozen=True)
+class Objects:
+    """One image's objects as its annotation file has them: nothing is clipped or left out."""
+
+    image_id: Any
+    boxes: np.ndarray  # (N, 5) float64: class, x1, y1, x2, y2 in pixels
+    area: np.ndarray  # (N,) pixels
+    crowd: np.ndarray  # (N,) bool
+
+
+@dataclass(frozen=True)
+class CocoTruth:
+    """The objects of each image, by the name of its file, and the category id of each class."""
+
+    images: dict[str, Objects]
+    category_ids: tuple[int, ...]
+
+
+def read_truth(path: Path, names: Sequence[str]) -> CocoTruth:
+    """All objects of an instances file, for measuring; `names` are the classes in order.
+
+    Raises `DataError` for a file that is not of this format, or has other categories or two images of one name.
+    """
+    document = _load(path)
+    ids = {str(entry["name"]): entry["id"] for entry in _entries(document, "categories", ("id", "name"), path)}
+    if set(ids) != set(names):
+        other = next(iter(set(ids) ^ set(names)))
+        raise DataError(f"{path}: expected the categories to be the classes of the data set; {other!r} is in one alone")
+    index = {ids[name]: float(place) for place, name in enumerate(names)}
+    rows: dict[Any, list[tuple[float, ...]]] = {}
+    files: dict[str, Any] = {}
+    for entry in _entries(document, "images", ("id", "file_name"), path):
+        name = PurePosixPath(str(entry["file_name"])).name
+        if name in files:
+            raise DataError(f"{path}: expected images of distinct file names, got {name} twice")
+        files[name] = entry["id"]
+        rows[entry["id"]] = []
+    for entry in _entries(document, "annotations", ("image_id", "category_id", "bbox"), path):
+        about = f"{path}: annotation {entry.get('id', '?')}"
+        if entry["image_id"] not in rows or entry["category_id"] not in index or not _is_box(entry["bbox"]):
+            raise DataError(f"{about}: expected a known image_id and category_id, and a bbox of four numbers")
+        left, top, width, height = entry["bbox"]
+        area, crowd = float(entry.get("area", width * height)), float(bool(entry.get("iscrowd")))
+        box = (index[entry["category_id"]], left, top, left + width, top + height)
+        rows[entry["image_id"]].append((*box, area, crowd))
+    images = {}
+    for name, key in files.items():
+        table = np.array(rows[key], np.float64).reshape(-1, 7)
+        images[name] = Objects(key, table[:, :5], table[:, 5], table[:, 6] > 0)
+    return CocoTruth(images, tuple(ids[name] for name in names))
 
 
 def _load(path: Path) -> dict[str, Any]:

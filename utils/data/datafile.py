@@ -16,19 +16,23 @@ from utils.files import find_file
 from utils.names import check_distinct, read_names
 from utils.yamlfile import read_yaml
 
-USED_KEYS = ("classes", "train", "valid", "names", "generator")
+USED_KEYS = ("classes", "train", "valid", "names", "annotations", "generator")
 DARKNET_KEYS = ("backup", "difficult", "eval", "labels", "map", "results", "top", "tree")  # known, without effect here
-YAML_KEYS = ("path", "train", "val", "valid", "names", "nc")
+YAML_KEYS = ("path", "train", "val", "valid", "names", "nc", "annotations")
 
 
 @dataclass(frozen=True)
 class DataSpec:
-    """A data set: class names and image files. `train` or `valid` may be empty."""
+    """A data set: class names and image files. `train` or `valid` may be empty.
+
+    `annotations` is a COCO JSON file that has the validation images' objects, with their areas and crowd regions.
+    """
 
     path: Path
     names: tuple[str, ...]
     train: tuple[Path, ...]
     valid: tuple[Path, ...]
+    annotations: Path | None = None
 
     @property
     def num_classes(self) -> int:
@@ -73,7 +77,8 @@ def _load_darknet(path: Path) -> DataSpec:
     if "classes" in options:
         count = _class_count(options["classes"][0], where("classes"))
     agreed = _agreed_names(names, count, where("classes") if count else f"{path}: classes")
-    return DataSpec(path, agreed, images("train"), images("valid"))
+    coco = _locate(options["annotations"][0], roots, where("annotations")) if "annotations" in options else None
+    return DataSpec(path, agreed, images("train"), images("valid"), coco)
 
 
 def _read_options(path: Path) -> dict[str, tuple[str, int]]:
@@ -132,7 +137,9 @@ def _load_yaml(path: Path) -> DataSpec:
     if options.get("nc") is not None:
         count = _class_count(str(options["nc"]), f"{path}: nc")
     names = _agreed_names(_yaml_names(options.get("names"), path), count, f"{path}: nc")
-    return DataSpec(path, names, images("train"), images("val") or images("valid"))
+    coco = options.get("annotations")
+    file = None if coco is None else _locate(str(coco), roots, f"{path}: annotations")
+    return DataSpec(path, names, images("train"), images("val") or images("valid"), file)
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

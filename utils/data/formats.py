@@ -1,8 +1,8 @@
 """`python -m utils.data.formats voc SRC DST` or `... coco ANNOTATIONS IMAGES DST`: make a ready data set in DST.
 
 DST gets images/<split>/, labels/<split>/, train.txt, valid.txt and, named after DST, a .names and a .data file;
-problems.txt names what was left out, if anything. It is built beside its place and renamed when complete; nothing
-that exists is overwritten.
+problems.txt names what was left out, if anything; annotations.json is COCO's own file, for test.py. It is built
+beside its place and renamed when complete; nothing that exists is overwritten.
 """
 
 import shutil
@@ -62,6 +62,7 @@ class CocoOptions:
     """Copy the images instead of linking to them."""
 
 
+ANNOTATIONS = "annotations.json"
 Options = Annotated[VocOptions, tyro.conf.subcommand("voc")] | Annotated[CocoOptions, tyro.conf.subcommand("coco")]
 
 
@@ -97,11 +98,17 @@ def convert_coco(options: CocoOptions) -> None:
                 f"{options.valid_annotations}: expected the categories of {options.annotations}, got others"
             )
     found = {box.name for split in splits.values() for picture in split.pictures for box in picture.boxes}
-    _finish(options.destination, splits, _chosen_names(options.names, names, found), options.copy)
+    chosen = _chosen_names(options.names, names, found)
+    coco = (options.valid_annotations or options.annotations) if set(chosen) == set(names) else None
+    _finish(options.destination, splits, chosen, options.copy, coco)
 
 
-def write_dataset(folder: Path, splits: dict[str, Annotations], names: tuple[str, ...], copy: bool) -> Written:
+def write_dataset(
+    folder: Path, splits: dict[str, Annotations], names: tuple[str, ...], copy: bool, coco: Path | None = None
+) -> Written:
     """Write the data set described at the top of this file; without a split "valid", that list is the training list.
+
+    `coco`, the validation images' annotation file, is kept beside it: test.py measures with its areas and crowds.
 
     Raises `DataError` when a split has no images or two images would share a label file, `FileExistsError` when
     `folder` is there and not empty.
@@ -121,6 +128,9 @@ def write_dataset(folder: Path, splits: dict[str, Annotations], names: tuple[str
             (partial / f"{split}.txt").write_text("".join(lines), encoding="utf-8")
         valid = "valid" if "valid" in splits else "train"
         text = f"classes={len(names)}\ntrain=train.txt\nvalid={valid}.txt\nnames={folder.name}.names\n"
+        if coco is not None:
+            shutil.copyfile(coco, partial / ANNOTATIONS)
+            text += f"annotations={ANNOTATIONS}\n"
         (partial / f"{folder.name}.data").write_text(text, encoding="utf-8")
         (partial / f"{folder.name}.names").write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
         problems = [str(problem) + "\n" for annotations in splits.values() for problem in annotations.problems]
@@ -174,9 +184,11 @@ def _write_labels(picture: Picture, image: Path, names: tuple[str, ...]) -> None
     path.write_text("".join(lines), encoding="utf-8")
 
 
-def _finish(folder: Path, splits: dict[str, Annotations], names: tuple[str, ...], copy: bool) -> None:
+def _finish(
+    folder: Path, splits: dict[str, Annotations], names: tuple[str, ...], copy: bool, coco: Path | None = None
+) -> None:
     """Write the data set and say what happened."""
-    written = write_dataset(folder, splits, names, copy)
+    written = write_dataset(folder, splits, names, copy, coco)
     problems = [problem for annotations in splits.values() for problem in annotations.problems]
     report(problems, all_in=f"{folder / 'problems.txt'}")
     for split, annotations in splits.items():
