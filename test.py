@@ -1,30 +1,31 @@
 """Measure a detector: `python test.py --weights runs/train/exp/best.pt --data shapes.data`; compare two of them."""
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 
-from models import load_model
+from models import Darknet, load_model
 from utils.data.coco import CocoTruth, read_truth
 from utils.data.datafile import DataSpec, load_data
-from utils.data.labels import load_samples, report
+from utils.data.labels import Sample, load_samples, report
 from utils.errors import DataError, InputError
 from utils.evaluation.compare import Comparison, Measurement, compare, draw_comparison
 from utils.evaluation.evaluate import EvaluationSettings, collect, evaluation_loader
-from utils.evaluation.metrics import ImageResult, Metrics
+from utils.evaluation.metrics import ImageResult, Metrics, measure
 from utils.evaluation.pictures import draw_beside_labels, draw_worst
 from utils.evaluation.plots import draw_confusion, draw_curves
 from utils.evaluation.report import make_report
+from utils.evaluation.results import as_asked, coco_results, with_objects, write_labels
+from utils.evaluation.speed import Speed, StudyPoint, draw_study, study_sizes, time_stages
 from utils.files import find_file, new_run_folder, write_text
 from utils.log import counted, say
 from utils.names import pick_classes
 from utils.options import check_loading, check_thresholds, choose_device, parse_size, run_command
-from utils.precision import half_precision
+from utils.precision import half_precision, precision_words
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,8 @@ class TestOptions:
     """Network, a Darknet .cfg (default: the one inside the .pt)."""
     data: str = "shapes.data"
     """Data set whose images are measured on, a Darknet .data or a .yaml."""
-    task: Literal["val", "train"] = "val"
-    """Its validation or its training images."""
+    task: Literal["val", "train", "speed", "study"] = "val"
+    """Measure on the validation or training images; or `speed`: time the stages, `study`: AP and time of many sizes."""
     conf: float = 0.001
     """Confidence over which every (box, class) pair counts."""
     iou: float = 0.6
@@ -53,6 +54,8 @@ class TestOptions:
     """Take all classes as one."""
     stretch: bool = False
     """Stretch images to the network's size, as Darknet does by default, instead of letterboxing."""
+    rect: bool = False
+    """Letterbox each image into the smallest input that it fits into, with as little grey as possible."""
     half: bool = False
     """Compute in bfloat16 or float16, where the device has it natively."""
     batch_size: int = 16
@@ -81,8 +84,19 @@ class TestResult:
     metrics: Metrics
 
 
-def test(options: TestOptions) -> TestResult:
-    """Measure AP and what is behind it; write metrics.json and pictures. Raises InputError for bad input."""
+@dataclass(frozen=True)
+class Subject:
+    """What is measured on what, and how."""
+
+    model: Darknet
+    spec: DataSpec
+    samples: list[Sample]
+    settings: EvaluationSettings
+    coco: CocoTruth | None  # the objects, where the data set names COCO's own file
+
+
+def prepare(options: TestOptions) -> Subject:
+    """Network, images and settings. Raises InputError for bad input."""
     if options.weights is None:
         raise InputError("--weights: expected the weights to measure (or --compare A B)")
     device = choose_device(options.device)
@@ -90,9 +104,11 @@ def test(options: TestOptions) -> TestResult:
     check_loading(options.batch_size, options.workers)
     if options.max_det < 1:
         raise InputError(f"--max-det {options.max_det}: expected at least 1")
+    if options.rect and options.stretch:
+        raise InputError("--rect with --stretch: expected one of them; a stretched image has no grey bars")
     dtype = half_precision(device) if options.half else None
     spec = load_data(options.data)
-    images, key = (spec.valid, "valid") if options.task == "val" else (spec.train, "train")
+    images, key = (spec.train, "train") if options.task == "train" else (spec.valid, "valid")
     if not images:
         raise DataError(f"{spec.path}: expected the key {key}, which test.py needs")
     model = load_model(options.cfg, options.weights, device=device)
@@ -101,25 +117,36 @@ def test(options: TestOptions) -> TestResult:
             f"the network has {model.num_classes} classes, {options.data} has {spec.num_classes}: expected the same "
             "(a training on this data leaves a fitted model.cfg beside its weights)"
         )
-    chosen = pick_classes(options.classes, spec.names)
     size = parse_size(options.img_size) or (model.graph.net.width, model.graph.net.height)
     model.check_size(*size)
     model.to(memory_format=torch.channels_last)
     samples, problems = load_samples(images, spec.num_classes, "images")
     report(problems)
     limits = options.conf, options.iou, options.stretch, options.batch_size, options.workers, dtype
-    settings = EvaluationSettings(size, *limits, options.max_det, options.agnostic_nms)
-    results = collect(model, samples, settings, "evaluation", evaluation_loader(samples, settings))
-    coco = read_truth(spec.annotations, spec.names) if spec.annotations and options.task == "val" else None
-    if coco is not None:
-        results = [with_objects(result, coco, spec) for result in results]
-        if options.single_cls:
-            coco = replace(coco, category_ids=(1,))
-    results, names = as_asked(results, spec, chosen, options.single_cls)
+    rect = model.largest_stride if options.rect else None
+    settings = EvaluationSettings(size, *limits, options.max_det, options.agnostic_nms, rect)
+    annotations = None if options.task == "train" else spec.annotations
+    coco = None if annotations is None else read_truth(annotations, spec.names)
+    return Subject(model, spec, samples, settings, coco)
+
+
+def find_all(subject: Subject, settings: EvaluationSettings, description: str = "evaluation") -> list[ImageResult]:
+    """Truth and detections of each image."""
+    loader = evaluation_loader(subject.samples, settings)
+    results = collect(subject.model, subject.samples, settings, description, loader)
+    return results if subject.coco is None else [with_objects(result, subject.coco) for result in results]
+
+
+def test(options: TestOptions) -> TestResult:
+    """Measure AP and what is behind it; write metrics.json and pictures. Raises InputError for bad input."""
+    chosen = None if options.classes is None else pick_classes(options.classes, load_data(options.data).names)
+    subject = prepare(options)
+    spec, size = subject.spec, subject.settings.size
+    results, names = as_asked(find_all(subject, subject.settings), spec.names, chosen, options.single_cls)
 
     measured = make_report(results, names)
     folder = new_run_folder("runs/test", options.name)
-    used = {**asdict(options), "img_size": list(size), "resize": "stretch" if options.stretch else "letterbox"}
+    used = {**asdict(options), "img_size": list(size), "resize": resize_words(options)}
     measured.save(folder / "metrics.json", used)
     measured.matches.save(folder / "matches.npz", images=np.array([str(result.file) for result in results]))
     draw_curves(folder / "curves.png", measured)
@@ -127,15 +154,16 @@ def test(options: TestOptions) -> TestResult:
     draw_beside_labels(folder / "predictions.jpg", results, names, measured.curves.confidence)
     worst = draw_worst(folder / "worst", measured, results)
     if options.save_json:
-        write_text(folder / "predictions.json", json.dumps(coco_results(results, coco)) + "\n")
+        write_text(
+            folder / "predictions.json", json.dumps(coco_results(results, subject.coco, options.single_cls)) + "\n"
+        )
     if options.save_txt:
         write_labels(folder / "labels", results)
     say(measured.table())
-    resize = f"{used['resize']} to {size[0]}x{size[1]}"
-    say(
-        f"{counted(len(results), 'image')}, {resize}; results in {folder}: metrics.json, curves.png, confusion.png, "
-        f"predictions.jpg" + (f", worst/ ({counted(len(worst), 'image')})" if worst else "")
-    )
+    written = "metrics.json, curves.png, confusion.png, predictions.jpg"
+    written += f", worst/ ({counted(len(worst), 'image')})" if worst else ""
+    resized = f"{used['resize']} to {size[0]}x{size[1]}"
+    say(f"{counted(len(results), 'image')}, {resized}; results in {folder}: {written}")
     return TestResult(folder, measured.metrics)
 
 
@@ -155,67 +183,52 @@ def compare_runs(options: TestOptions) -> Comparison:
 
 
 def main(options: TestOptions) -> None:
-    """Measure, or compare."""
+    """Measure, time or compare."""
     if options.compare is not None:
         compare_runs(options)
+    elif options.task == "speed":
+        speed(options)
+    elif options.task == "study":
+        study(options)
     else:
         test(options)
 
 
-def with_objects(result: ImageResult, coco: CocoTruth, spec: DataSpec) -> ImageResult:
-    """The result with its annotation file's objects instead of those of the label file."""
-    assert result.file is not None
-    if result.file.name not in coco.images:
-        raise DataError(f"{spec.annotations}: expected all validation images, {result.file.name} is not in it")
-    objects = coco.images[result.file.name]
-    return replace(result, truth=objects.boxes, area=objects.area, crowd=objects.crowd)
+def resize_words(options: TestOptions) -> str:
+    """How images come to the network's size."""
+    return "stretch" if options.stretch else "rectangular letterbox" if options.rect else "letterbox"
 
 
-def as_asked(
-    results: Sequence[ImageResult], spec: DataSpec, chosen: Sequence[int], single_cls: bool
-) -> tuple[list[ImageResult], tuple[str, ...]]:
-    """The results with only the chosen classes, or with all as one, and the names of the classes."""
-
-    def reduced(result: ImageResult) -> ImageResult:
-        keep = np.isin(result.truth[:, 0], chosen)
-        truth = result.truth[keep].copy()
-        found = result.found[np.isin(result.found[:, 5], chosen)].copy()
-        if single_cls:
-            truth[:, 0] = found[:, 5] = 0
-        return replace(result, truth=truth, found=found, area=result.areas()[keep], crowd=result.crowds()[keep])
-
-    return [reduced(result) for result in results], ("object",) if single_cls else spec.names
+def speed(options: TestOptions) -> Speed:
+    """Print how long an image takes, stage by stage."""
+    subject = prepare(options)
+    found = time_stages(subject.model, subject.samples, subject.settings)
+    size = subject.settings.size
+    say(
+        f"{size[0]}x{size[1]}, batch 1, confidence {options.conf:g}: resize {found.preprocess:.1f} ms, "
+        f"network {found.inference:.1f} ms, NMS {found.nms:.1f} ms, together {found.total:.1f} ms "
+        f"(medians; network fused, {precision_words(subject.settings.dtype)}, {torch.get_num_threads()} threads)"
+    )
+    return found
 
 
-def coco_results(results: Sequence[ImageResult], coco: CocoTruth | None) -> list[dict[str, Any]]:
-    """Detections as COCO's result format has them; boxes are left, top, width, height in pixels.
-
-    image_id and category_id are those of the annotation file; without one, the file's name without suffix (a number
-    where it is one), and the classes counted from 1.
-    """
-    rows = []
-    for result in results:
-        assert result.file is not None
-        stem = result.file.stem
-        image = int(stem) if stem.isdecimal() else stem
-        if coco is not None:
-            image = coco.images[result.file.name].image_id
-        for x1, y1, x2, y2, score, label in result.found.tolist():
-            box = [round(value, 5) for value in (x1, y1, x2 - x1, y2 - y1)]
-            category = int(label) + 1 if coco is None else coco.category_ids[int(label)]
-            rows.append({"image_id": image, "category_id": category, "bbox": box, "score": round(score, 8)})
-    return rows
-
-
-def write_labels(folder: Path, results: Sequence[ImageResult]) -> None:
-    """A text file for each image, also where nothing was found."""
-    for result in results:
-        assert result.file is not None
-        boxes = result.found[:, :4] / np.array([result.width, result.height] * 2)
-        centres, sides = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
-        rows = np.column_stack((result.found[:, 5], centres, sides, result.found[:, 4]))
-        text = "".join(f"{row[0]:.0f} " + " ".join(f"{value:.6f}" for value in row[1:]) + "\n" for row in rows)
-        write_text(folder / f"{result.file.stem}.txt", text)
+def study(options: TestOptions) -> list[StudyPoint]:
+    """AP and time of inputs of half to one and a half times the size: study.json, study.png and a table."""
+    subject = prepare(options)
+    points = []
+    for size in study_sizes(subject.settings.size, subject.model.largest_stride):
+        settings = replace(subject.settings, size=size)
+        metrics = measure(find_all(subject, settings, f"{size[0]}x{size[1]}"), subject.spec.names)
+        points.append(StudyPoint(size, metrics.ap50, metrics.ap, time_stages(subject.model, subject.samples, settings)))
+    folder = new_run_folder("runs/test", options.name)
+    write_text(folder / "study.json", json.dumps([asdict(point) for point in points], indent=2) + "\n")
+    draw_study(folder / "study.png", points, f"{options.weights} on {Path(options.data).name}")
+    say(f"{'size':>9} {'AP@.5':>8} {'AP@.5:.95':>10} {'ms':>8}")
+    for point in points:
+        side = f"{point.size[0]}x{point.size[1]}"
+        say(f"{side:>9} {point.ap50:8.3f} {point.ap:10.3f} {point.speed.total:8.1f}")
+    say(f"{counted(len(points), 'size')}; milliseconds an image at batch 1; results in {folder}: study.json, study.png")
+    return points
 
 
 if __name__ == "__main__":

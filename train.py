@@ -13,7 +13,7 @@ from utils.data.cache import keep_pictures
 from utils.data.datafile import DataSpec, load_data
 from utils.data.dataset import TrainingSet
 from utils.data.labels import Sample, load_samples, report
-from utils.data.sampler import StepSampler
+from utils.data.sampler import StepSampler, rect_sizes
 from utils.errors import DataError, InputError, Stopped, WeightsError
 from utils.evaluation.evaluate import EvaluationSettings
 from utils.files import find_file, new_run_folder
@@ -151,7 +151,7 @@ def prepare(
         options.seed,
         ranks.rank,
         ranks.world,
-        rect_sizes(samples[0], size, model.largest_stride) if options.rect else None,
+        rect_sizes([sample.size for sample in samples[0]], size, model.largest_stride) if options.rect else None,
         model.largest_stride if options.multi_scale else None,
     )
     if folder is None:
@@ -291,13 +291,6 @@ def check_batch(options: TrainOptions, images: int, size: tuple[int, int], strid
         )
     if min(options.batch_size, images) // ranks.world == 1 and max(size) <= stride:
         raise InputError(f"one image of {size[0]}x{size[1]} a step: expected more images or a larger --img-size")
-
-
-def rect_sizes(samples: list[Sample], size: tuple[int, int], stride: int) -> np.ndarray:
-    """(N, 2) the smallest input, width and height in multiples of the stride, that each image fits into."""
-    sizes = np.array([sample.size for sample in samples])
-    fitted = sizes * (np.array(size) / sizes).min(axis=1, keepdims=True)
-    return (np.ceil((fitted / stride).round(6)) * stride).astype(int)
 
 
 def main(options: TrainOptions) -> None:

@@ -193,6 +193,27 @@ def test_test_of_some_classes_and_comparison(trained: Path, data: Path) -> None:
     assert next((data / "runs/test").glob("*/comparison.png")).stat().st_size > 5000
 
 
+def test_test_times_and_studies(trained: Path, data: Path) -> None:
+    options = ["--weights", trained / "best.pt", "--data", "s.data", "--workers", 0]
+    done = run("test.py", *options, "--task", "speed", folder=data)
+    assert done.returncode == 0 and "96x96, batch 1" in done.stdout and "together" in done.stdout, done.stderr
+    done = run("test.py", *options, "--task", "study", "--name", "study", folder=data)
+    assert done.returncode == 0, done.stderr
+    points = json.loads((data / "runs/test/study/study.json").read_text())
+    assert [point["size"] for point in points] == [[side, side] for side in (48, 64, 80, 96, 112, 128, 144)]
+    assert all(point["speed"]["inference"] > 0 for point in points)
+    assert (data / "runs/test/study/study.png").stat().st_size > 5000
+
+
+def test_test_in_rectangles_measures_the_same_images(trained: Path, data: Path) -> None:
+    options = ["--weights", trained / "best.pt", "--data", "s.data", "--workers", 0, "--conf", "0"]
+    for arguments in (["--name", "square"], ["--name", "rect", "--rect"]):
+        assert run("test.py", *options, *arguments, folder=data).returncode == 0
+    square, rect = (json.loads((data / f"runs/test/{name}/metrics.json").read_text()) for name in ("square", "rect"))
+    assert rect["options"]["resize"] == "rectangular letterbox"  # square pictures, so there is nothing to save
+    assert {**square, "options": None} == {**rect, "options": None}
+
+
 def test_detect_images_and_video(trained: Path, data: Path) -> None:
     folder = data / "shapes" / "images" / "valid"
     video = data / "v.mp4"
@@ -277,6 +298,10 @@ def test_bad_input_of_each_command(trained: Path, data: Path, tmp_path: Path) ->
         (["test.py", "--weights", weights, "--data", data / "s.data", "--batch-size", "0"], "--batch-size 0: expected"),
         (["test.py", "--weights", weights, "--data", data / "s.data", "--max-det", "0"], "--max-det 0: expected"),
         (["test.py", "--weights", weights, "--data", data / "s.data", "--classes", "squre"], "did you mean 'square'?"),
+        (
+            ["test.py", "--weights", weights, "--data", data / "s.data", "--rect", "--stretch"],
+            "--rect with --stretch: ",
+        ),
         (["test.py", "--data", data / "s.data"], "--weights: expected the weights to measure"),
         (["test.py", "--compare", "a.json", "b.json"], "a.json: no such file"),
         (["train.py", "--cfg", cfg, "--data", data / "s.data", "--device", "cuda:77"], "--device cuda:77: expected"),

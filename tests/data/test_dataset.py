@@ -12,7 +12,7 @@ from utils.data.augment import Augmentation
 from utils.data.cache import Pictures
 from utils.data.dataset import EvaluationSet, TrainingSet, make_evaluation_loader, make_training_loader
 from utils.data.labels import Sample, pixel_boxes
-from utils.data.sampler import Key, StepSampler
+from utils.data.sampler import Key, StepSampler, rect_sizes
 from utils.errors import DataError
 
 
@@ -75,6 +75,18 @@ def test_evaluation_items(samples: list[Sample]) -> None:
     stretched = EvaluationSet(samples, (64, 64), stretched=True)[0]
     assert stretched is not None and stretched.image.dtype == torch.float32
     assert stretched.image[..., 0].max() == 255 and stretched.image[0].sum() == 0
+
+
+def test_batches_of_one_shape(samples: list[Sample]) -> None:
+    sizes = np.array([[64, 64], [64, 32], [64, 64], [64, 32], [32, 64]])
+    batches = list(make_evaluation_loader(EvaluationSet(samples, sizes), 2, 0))
+    assert [batch.indices for batch in batches if batch] == [[1, 3], [4], [0, 2]]
+    assert [tuple(batch.images.shape[2:]) for batch in batches if batch] == [(32, 64), (64, 32), (64, 64)]
+
+
+def test_rectangles_are_the_smallest_multiples() -> None:
+    sizes = rect_sizes([(640, 480), (480, 640), (100, 100), (1000, 100)], (416, 416), 32)
+    assert sizes.tolist() == [[416, 320], [320, 416], [416, 416], [416, 64]]
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -55,6 +55,7 @@ class Objects:
 class CocoTruth:
     """The objects of each image, by the name of its file, and the category id of each class."""
 
+    path: Path
     images: dict[str, Objects]
     category_ids: tuple[int, ...]
 
@@ -90,7 +91,7 @@ def read_truth(path: Path, names: Sequence[str]) -> CocoTruth:
     for name, key in files.items():
         table = np.array(rows[key], np.float64).reshape(-1, 7)
         images[name] = Objects(key, table[:, :5], table[:, 5], table[:, 6] > 0)
-    return CocoTruth(images, tuple(ids[name] for name in names))
+    return CocoTruth(path, images, tuple(ids[name] for name in names))
 
 
 def _load(path: Path) -> dict[str, Any]:

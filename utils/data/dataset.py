@@ -128,12 +128,15 @@ class EvaluationBatch:
     indices: list[int]
 
 
-class EvaluationSet(Dataset[EvaluationItem | None]):
-    """Samples as they are, letterboxed or stretched; None for an image that cannot be decoded (it is named)."""
+class EvaluationSet(Dataset[Any]):
+    """Samples as they are, letterboxed or stretched; None for an image that cannot be decoded (it is named).
 
-    def __init__(self, samples: Sequence[Sample], size: tuple[int, int], stretched: bool = False) -> None:
+    `size` is (width, height), of all or of each (N, 2).
+    """
+
+    def __init__(self, samples: Sequence[Sample], size: tuple[int, int] | np.ndarray, stretched: bool = False) -> None:
         self.samples = samples
-        self.width, self.height = size
+        self.sizes = np.broadcast_to(np.array(size), (len(samples), 2))
         self.place = stretch if stretched else letterbox
         self.skipped = Skipped(len(samples))
 
@@ -146,8 +149,14 @@ class EvaluationSet(Dataset[EvaluationItem | None]):
         except DataError as error:
             self.skipped.report(index, error)
             return None
-        picture, placement = self.place(image, self.width, self.height)
-        return EvaluationItem(torch.from_numpy(to_rgb(picture)), placement, index)
+        picture, placement = self.prepare(image, index)
+        return EvaluationItem(torch.from_numpy(picture), placement, index)
+
+    def prepare(self, image: np.ndarray, index: int = 0) -> tuple[np.ndarray, Placement]:
+        """An (H, W, 3) BGR image as the network gets that sample, RGB, and how it was placed."""
+        width, height = self.sizes[index].tolist()
+        picture, placement = self.place(image, width, height)
+        return to_rgb(picture), placement
 
 
 def collate_evaluation(items: Sequence[EvaluationItem | None]) -> EvaluationBatch | None:
@@ -177,12 +186,15 @@ def make_training_loader(
     )
 
 
-def make_evaluation_loader(dataset: Dataset[Any], batch_size: int, workers: int) -> DataLoader[EvaluationBatch | None]:
-    """Batches in order."""
-    length = len(dataset)  # type: ignore[arg-type]
+def make_evaluation_loader(dataset: EvaluationSet, batch_size: int, workers: int) -> DataLoader[EvaluationBatch | None]:
+    """Batches in order, but those of one size together."""
+    order = np.lexsort((dataset.sizes[:, 0], dataset.sizes[:, 1]))  # stable
+    ends = np.flatnonzero(np.diff(dataset.sizes[order], axis=0).any(axis=1)) + 1
+    groups = [group for group in np.split(order, ends) if len(group)]
+    batches = [g[first : first + batch_size].tolist() for g in groups for first in range(0, len(g), batch_size)]
     return DataLoader(
         dataset,
-        batch_size=min(batch_size, length),
+        batch_sampler=batches,
         num_workers=workers,
         collate_fn=collate_evaluation,
         persistent_workers=workers > 0,

@@ -9,6 +9,15 @@ from torch.utils.data import Sampler
 MULTI_SCALE = 0.5  # multi-scale inputs are 1-this .. 1+this times the size
 
 
+def rect_sizes(images: Sequence[tuple[int, int]], size: tuple[int, int], stride: int) -> np.ndarray:
+    """(N, 2) the smallest input, width and height in multiples of the stride, that each image (of these sizes, scaled
+    to fit `size`) fits into.
+    """
+    sizes = np.array(images)
+    fitted = sizes * (np.array(size) / sizes).min(axis=1, keepdims=True)
+    return (np.ceil((fitted / stride).round(6)) * stride).astype(int)
+
+
 @dataclass(frozen=True)
 class Key:
     """One item to load: its place in the data set, the epoch and place in it (the seeds of chance), the input size."""

@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 
 from utils.data.dataset import EvaluationBatch, EvaluationSet, make_evaluation_loader
 from utils.data.labels import Sample, pixel_boxes
+from utils.data.sampler import rect_sizes
 from utils.evaluation.metrics import ImageResult
 from utils.inference.postprocess import detections
 from utils.letterbox import Placement
@@ -30,11 +31,15 @@ class EvaluationSettings:
     dtype: torch.dtype | None = None  # autocast to it; None: float32
     max_detections: int = 300  # an image
     agnostic: bool = False  # NMS over all classes together
+    rect: int | None = None  # letterbox into the smallest multiple of this (the network's stride) within `size`
 
 
 def evaluation_loader(samples: Sequence[Sample], settings: EvaluationSettings) -> DataLoader[EvaluationBatch | None]:
-    """The images for `collect`, in order; it can be used many times."""
-    dataset = EvaluationSet(samples, settings.size, settings.stretched)
+    """The images for `collect`, in order, or with `rect` by their shapes; it can be used many times."""
+    sizes: tuple[int, int] | np.ndarray = settings.size
+    if settings.rect is not None:
+        sizes = rect_sizes([sample.size for sample in samples], settings.size, settings.rect)
+    dataset = EvaluationSet(samples, sizes, settings.stretched)
     return make_evaluation_loader(dataset, settings.batch_size, settings.workers)
 
 
@@ -46,20 +51,21 @@ def collect(
     loader: DataLoader[EvaluationBatch | None],
     check: Callable[[], None] = lambda: None,
 ) -> list[ImageResult]:
-    """Truth and detections of each image that can be read; `loader` is `evaluation_loader`'s for these samples.
+    """Truth and detections of each image that can be read, in the samples' order.
 
-    `check` is called after each batch, and may end it by an exception.
+    `loader` is `evaluation_loader`'s for these samples. `check` is called after each batch, and may end it by an
+    exception.
     """
-    results: list[ImageResult] = []
+    results: dict[int, ImageResult] = {}
     model = fuse(model)
     for batch in progress(loader, description, unit="batch"):
         if batch is None:
             continue
         found = run_batch(model, batch.images, settings)
         for index, place, rows in zip(batch.indices, batch.placements, found, strict=True):
-            results.append(_result(samples[index], place, rows))
+            results[index] = _result(samples[index], place, rows)
         check()
-    return results
+    return [results[index] for index in sorted(results)]
 
 
 def run_batch(model: nn.Module, images: Tensor, settings: EvaluationSettings) -> list[np.ndarray]:
