@@ -21,7 +21,8 @@ def main() -> None:
     result = train(OPTIONS)
     image = load_data(OPTIONS.data).valid[0]
     pattern = str(image.parent / "*[05].jpg")
-    found = detect(DetectOptions(weights=str(result.folder / "best.pt"), source=pattern, name="demo"))
+    weights = str(result.folder / "best.pt")
+    found = detect(DetectOptions(weights=weights, source=pattern, agnostic_nms=True, name="demo"))
     tiles = [
         cv2.resize(read_image(found.folder / path.name), (TILE, TILE)) for path, _ in found.results[: COLUMNS * ROWS]
     ]

@@ -1,6 +1,7 @@
 """The commands from end to end, as a user runs them: good input, and bad input with one line and exit code 2."""
 
 import contextlib
+import csv
 import io
 import json
 import runpy
@@ -214,6 +215,39 @@ def test_test_in_rectangles_measures_the_same_images(trained: Path, data: Path) 
     assert {**square, "options": None} == {**rect, "options": None}
 
 
+def test_detect_writes_what_was_asked_for(trained: Path, data: Path) -> None:
+    image = data / "shapes" / "images" / "valid" / "0000.jpg"
+    options = ["--weights", trained / "best.pt", "--conf", "0", "--max-det", 5, "--classes", "square,triangle"]
+    outputs = ["--save-csv", "--save-json", "--save-txt", "--save-crop", "--nosave", "--agnostic-nms"]
+    done = run("detect.py", *options, *outputs, "--source", image, "--name", "all", folder=data)
+    assert done.returncode == 0, done.stderr
+    folder = data / "runs" / "detect" / "all"
+    (row,) = json.loads((folder / "detections.json").read_text())
+    boxes = row["boxes"]
+    assert 0 < len(boxes) <= 5 and {box["name"] for box in boxes} <= {"square", "triangle"}
+    with (folder / "detections.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    assert [float(line["x1"]) for line in lines] == [box["x1"] for box in boxes] and lines[0]["frame"] == ""
+    labels = [line.split() for line in (folder / "labels" / "0000.txt").read_text().splitlines()]
+    assert [int(label[0]) for label in labels] == [box["class"] for box in boxes]
+    assert (float(labels[0][1]) - float(labels[0][3]) / 2) * 96 == pytest.approx(boxes[0]["x1"], abs=0.01)
+    crops = list((folder / "crops").glob("*/0000_*.jpg"))
+    assert len(crops) == len(boxes) and {crop.parent.name for crop in crops} == {box["name"] for box in boxes}
+    assert not list(folder.glob("*.jpg"))
+
+
+def test_detect_draws_as_asked(trained: Path, data: Path) -> None:
+    image = data / "shapes" / "images" / "valid" / "0000.jpg"
+    pictures = []
+    for number, extra in enumerate([[], ["--hide-conf"], ["--hide-labels"], ["--line-thickness", 9]]):
+        options = ["--weights", trained / "best.pt", "--conf", "0", "--max-det", 3, "--name", f"d{number}"]
+        done = run("detect.py", *options, *extra, "--source", image, folder=data)
+        assert done.returncode == 0, done.stderr
+        pictures.append(cv2.imread(str(data / f"runs/detect/d{number}/0000.jpg")).astype(int))
+    changed = [np.abs(picture - cv2.imread(str(image))).sum() for picture in pictures]
+    assert changed[0] > changed[1] > changed[2] > 0 and changed[3] > changed[0]
+
+
 def test_detect_images_and_video(trained: Path, data: Path) -> None:
     folder = data / "shapes" / "images" / "valid"
     video = data / "v.mp4"
@@ -304,6 +338,11 @@ def test_bad_input_of_each_command(trained: Path, data: Path, tmp_path: Path) ->
         ),
         (["test.py", "--data", data / "s.data"], "--weights: expected the weights to measure"),
         (["test.py", "--compare", "a.json", "b.json"], "a.json: no such file"),
+        (["detect.py", "--weights", weights, "--source", data, "--classes", "9"], "no class '9'; expected names"),
+        (
+            ["detect.py", "--weights", weights, "--source", data, "--line-thickness", "0"],
+            "--line-thickness 0: expected",
+        ),
         (["train.py", "--cfg", cfg, "--data", data / "s.data", "--device", "cuda:77"], "--device cuda:77: expected"),
         (["train.py", "--cfg", cfg, "--data", data / "s.data", "--name", "a/b"], "--name 'a/b': expected a plain"),
         (["train.py", "--cfg", cfg, "--data", data / "s.data", "--seed", "-1"], "--seed -1: expected 0 to"),

@@ -28,10 +28,19 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), size)
 
 
-def draw_boxes(image: np.ndarray, boxes_xyxy: np.ndarray, labels: Sequence[str], classes: Sequence[int]) -> np.ndarray:
-    """A copy of an (H, W, 3) BGR picture with its boxes (N, 4, pixels) and their labels drawn in class colours."""
+def draw_boxes(
+    image: np.ndarray,
+    boxes_xyxy: np.ndarray,
+    labels: Sequence[str],
+    classes: Sequence[int],
+    thickness: int | None = None,
+) -> np.ndarray:
+    """A copy of an (H, W, 3) BGR picture with its boxes (N, 4, pixels) and their labels drawn in class colours.
+
+    An empty label is left out. `thickness` of the lines in pixels: by default what suits the picture's size.
+    """
     height, width = image.shape[:2]
-    line = max(2, round((height + width) * 0.0015))
+    line = thickness or max(2, round((height + width) * 0.0015))
     font = _font(max(11, round((height + width) * 0.011)))
     canvas = Image.fromarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
     pen = ImageDraw.Draw(canvas)
@@ -39,6 +48,8 @@ def draw_boxes(image: np.ndarray, boxes_xyxy: np.ndarray, labels: Sequence[str],
         x1, y1, x2, y2 = np.clip(box, -line, [width + line, height + line] * 2).tolist()  # far ones overflow
         colour = class_colour(index)
         pen.rectangle((x1, y1, max(x2, x1), max(y2, y1)), outline=colour, width=line)
+        if not label:
+            continue
         _, _, text_width, text_height = pen.textbbox((0, 0), label, font=font)
         text_width, text_height = text_width + 6, text_height + 4
         left = min(max(x1, 0), max(width - text_width, 0))

@@ -67,3 +67,12 @@ def test_limit_and_nothing() -> None:
     rows[..., :2] = torch.arange(500).view(1, 500, 1) * 100.0
     assert len(detections(rows, 0.0, 0.5, max_detections=300)[0]) == 300
     assert detections(rows, 1.0, 0.5)[0].shape == (0, 6)
+
+
+def test_over_all_classes_and_of_some() -> None:
+    """Two boxes in one place of two classes: both stay by class, the better one over all; others are dropped before."""
+    rows = torch.tensor([[[10, 10, 8, 8, 1, 0.9, 0.1, 0.1], [10, 10, 8, 8, 1, 0.1, 0.8, 0.1]]])
+    assert detections(rows, 0.2, 0.5)[0][:, 5].tolist() == [0, 1]
+    assert detections(rows, 0.2, 0.5, agnostic=True)[0][:, 5].tolist() == [0]
+    assert detections(rows, 0.2, 0.5, agnostic=True, classes=[1, 2])[0][:, 5].tolist() == [1]
+    assert detections(rows, 0.05, 0.5, multi_label=True, classes=[2])[0][:, 5].tolist() == [2]

@@ -11,6 +11,7 @@ from utils.data.coco import CocoTruth
 from utils.errors import DataError
 from utils.evaluation.metrics import ImageResult
 from utils.files import write_text
+from utils.inference.result import label_lines
 
 
 def with_objects(result: ImageResult, coco: CocoTruth) -> ImageResult:
@@ -65,8 +66,5 @@ def write_labels(folder: Path, results: Sequence[ImageResult]) -> None:
     """A text file for each image, also where nothing was found."""
     for result in results:
         assert result.file is not None
-        boxes = result.found[:, :4] / np.array([result.width, result.height] * 2)
-        centres, sides = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
-        rows = np.column_stack((result.found[:, 5], centres, sides, result.found[:, 4]))
-        text = "".join(f"{row[0]:.0f} " + " ".join(f"{value:.6f}" for value in row[1:]) + "\n" for row in rows)
+        text = label_lines(result.found, result.width, result.height)
         write_text(folder / f"{result.file.stem}.txt", text)

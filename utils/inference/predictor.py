@@ -23,6 +23,10 @@ class Predictor:
     confidence: float = 0.25
     iou: float = 0.45
     stretched: bool = False
+    max_detections: int = 300
+    agnostic: bool = False  # NMS over all classes together
+    classes: Sequence[int] | None = None  # only these
+    dtype: torch.dtype | None = None  # autocast to it; None: float32
 
     def __call__(self, image: np.ndarray) -> Result:
         """Detect in one (H, W, 3) BGR uint8 picture."""
@@ -30,8 +34,9 @@ class Predictor:
         picture, placement = (stretch if self.stretched else letterbox)(image, *self.size)
         device = next(self.model.parameters()).device
         batch = torch.from_numpy(to_input(picture))[None].to(device, memory_format=torch.channels_last)
-        with torch.inference_mode():
-            rows = detections(self.model(batch), self.confidence, self.iou)[0].cpu().numpy()
+        limits = self.confidence, self.iou, False, self.max_detections, self.agnostic, self.classes
+        with torch.inference_mode(), torch.autocast(device.type, self.dtype, enabled=self.dtype is not None):
+            rows = detections(self.model(batch), *limits)[0].cpu().numpy()
         corners = placement.to_image(rows[:, :4])
         boxes = tuple(
             Box(x1, y1, x2, y2, score, int(label), self.names[int(label)])
