@@ -92,6 +92,7 @@ class Subject:
     spec: DataSpec
     samples: list[Sample]
     settings: EvaluationSettings
+    chosen: list[int]  # the classes that were asked for
     coco: CocoTruth | None  # the objects, where the data set names COCO's own file
 
 
@@ -108,6 +109,7 @@ def prepare(options: TestOptions) -> Subject:
         raise InputError("--rect with --stretch: expected one of them; a stretched image has no grey bars")
     dtype = half_precision(device) if options.half else None
     spec = load_data(options.data)
+    chosen = pick_classes(options.classes, spec.names)
     images, key = (spec.train, "train") if options.task == "train" else (spec.valid, "valid")
     if not images:
         raise DataError(f"{spec.path}: expected the key {key}, which test.py needs")
@@ -127,7 +129,7 @@ def prepare(options: TestOptions) -> Subject:
     settings = EvaluationSettings(size, *limits, options.max_det, options.agnostic_nms, rect)
     annotations = None if options.task == "train" else spec.annotations
     coco = None if annotations is None else read_truth(annotations, spec.names)
-    return Subject(model, spec, samples, settings, coco)
+    return Subject(model, spec, samples, settings, chosen, coco)
 
 
 def find_all(subject: Subject, settings: EvaluationSettings, description: str = "evaluation") -> list[ImageResult]:
@@ -139,10 +141,9 @@ def find_all(subject: Subject, settings: EvaluationSettings, description: str = 
 
 def test(options: TestOptions) -> TestResult:
     """Measure AP and what is behind it; write metrics.json and pictures. Raises InputError for bad input."""
-    chosen = None if options.classes is None else pick_classes(options.classes, load_data(options.data).names)
     subject = prepare(options)
-    spec, size = subject.spec, subject.settings.size
-    results, names = as_asked(find_all(subject, subject.settings), spec.names, chosen, options.single_cls)
+    size, all_names = subject.settings.size, subject.spec.names
+    results, names = as_asked(find_all(subject, subject.settings), all_names, subject.chosen, options.single_cls)
 
     measured = make_report(results, names)
     folder = new_run_folder("runs/test", options.name)

@@ -6,6 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from tests.commands import CFG, run
+from utils.data.shapes import generate
+
 PROJECT = Path(__file__).resolve().parent.parent
 SHARED = PROJECT.parent / "shared"
 
@@ -33,3 +36,25 @@ def randomise(model: nn.Module, seed: int = 0) -> None:
                 module.bias.copy_(torch.randn(module.bias.shape, generator=generator) * 0.1)
                 module.running_mean.copy_(torch.randn(module.bias.shape, generator=generator) * 0.1)
                 module.running_var.copy_(torch.rand(module.bias.shape, generator=generator) + 0.5)
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small data set: 24 and 8 images of shapes."""
+    folder = tmp_path_factory.mktemp("data")
+    generate(folder / "shapes", train=24, valid=8, size=96)
+    (folder / "s.names").write_text("circle\nsquare\ntriangle\n")
+    (folder / "s.data").write_text("classes=3\ntrain=shapes/images/train\nvalid=shapes/images/valid\nnames=s.names\n")
+    (folder / "x.cfg").write_text(CFG)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def trained(data: Path) -> Path:
+    """A two-epoch training; its run folder."""
+    options = ["--cfg", "x.cfg", "--data", "s.data", "--epochs", 2, "--batch-size", 8, "--workers", 0, "--name", "a"]
+    done = run("train.py", *options, folder=data)
+    assert done.returncode == 0, done.stderr
+    assert "x.cfg has 1 class, s.data has 3: heads fitted (filters=16 before [yolo])" in done.stdout
+    assert "results in runs/train/a" in done.stdout
+    return data / "runs" / "train" / "a"

@@ -1,108 +1,19 @@
 """The commands from end to end, as a user runs them: good input, and bad input with one line and exit code 2."""
 
-import contextlib
-import csv
-import io
 import json
-import runpy
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
-import numpy as np
 import pytest
 import torch
 
 from models import load_model, save_weights
+from tests.commands import CFG, assert_refused, run
 from tests.conftest import PROJECT
-from utils.data.shapes import generate
 
 pytestmark = pytest.mark.slow
-
-CFG = """[net]
-width=96
-height=96
-[convolutional]
-filters=16
-size=3
-stride=4
-pad=1
-batch_normalize=1
-activation=leaky
-[ghost]
-filters=32
-size=3
-stride=4
-pad=1
-batch_normalize=1
-activation=leaky
-[convolutional]
-filters=12
-size=1
-activation=linear
-[yolo]
-mask=0,1
-anchors=20,20,40,40
-num=2
-classes=1
-"""
-
-
-@dataclass(frozen=True)
-class Done:
-    """A command's exit code and what it printed."""
-
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-def run(script: str, *arguments: object, folder: Path) -> Done:
-    """`python SCRIPT ARGUMENTS` in `folder`; in this process, since importing torch anew takes seconds."""
-    out, err = io.StringIO(), io.StringIO()
-    argv, sys.argv = sys.argv, [script, *map(str, arguments)]
-    code = 0
-    try:
-        with contextlib.chdir(folder), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            runpy.run_path(str(PROJECT / script), run_name="__main__")
-    except SystemExit as stop:
-        code = int(stop.code or 0)
-    finally:
-        sys.argv = argv
-    return Done(code, out.getvalue(), err.getvalue())
-
-
-def assert_refused(done: Done, message: str, folder: Path) -> None:
-    """Exit code 2, one line on stderr (beside progress bars), no traceback, no run folder."""
-    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert done.returncode == 2, done.stderr
-    assert len(lines) == 1 and message in lines[0], done.stderr
-    assert "Traceback" not in done.stderr
-    assert not (folder / "runs").exists()
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small data set: 24 and 8 images of shapes."""
-    folder = tmp_path_factory.mktemp("data")
-    generate(folder / "shapes", train=24, valid=8, size=96)
-    (folder / "s.names").write_text("circle\nsquare\ntriangle\n")
-    (folder / "s.data").write_text("classes=3\ntrain=shapes/images/train\nvalid=shapes/images/valid\nnames=s.names\n")
-    (folder / "x.cfg").write_text(CFG)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def trained(data: Path) -> Path:
-    """A two-epoch training; its run folder."""
-    options = ["--cfg", "x.cfg", "--data", "s.data", "--epochs", 2, "--batch-size", 8, "--workers", 0, "--name", "a"]
-    done = run("train.py", *options, folder=data)
-    assert done.returncode == 0, done.stderr
-    assert "x.cfg has 1 class, s.data has 3: heads fitted (filters=16 before [yolo])" in done.stdout
-    assert "results in runs/train/a" in done.stdout
-    return data / "runs" / "train" / "a"
 
 
 def test_train_leaves_what_the_readme_promises(trained: Path) -> None:
@@ -136,145 +47,6 @@ def test_a_taken_name_gets_a_number(trained: Path, data: Path) -> None:
     assert "results in runs/train/a-2" in done.stdout and "weights from" in done.stdout
 
 
-def test_test_and_its_numbers(trained: Path, data: Path) -> None:
-    options = [
-        "--cfg",
-        trained / "model.cfg",
-        "--weights",
-        trained / "best.weights",
-        "--data",
-        "s.data",
-        "--workers",
-        0,
-    ]
-    done = run("test.py", *options, "--stretch", folder=data)
-    assert done.returncode == 0, done.stderr
-    content = json.loads((data / "runs" / "test" / "exp" / "metrics.json").read_text())
-    assert content["images"] == 8 and set(content["classes"]) == {"circle", "square", "triangle"}
-    assert content["options"]["resize"] == "stretch" and content["options"]["conf"] == 0.001
-
-
-def test_test_writes_what_other_tools_read(trained: Path, data: Path) -> None:
-    options = ["--weights", trained / "best.pt", "--data", "s.data", "--workers", 0, "--conf", "0"]
-    done = run("test.py", *options, "--save-json", "--save-txt", "--name", "full", folder=data)
-    assert done.returncode == 0, done.stderr
-    folder = data / "runs" / "test" / "full"
-    content = json.loads((folder / "metrics.json").read_text())
-    rows = json.loads((folder / "predictions.json").read_text())
-    files = sorted((data / "shapes" / "labels" / "valid").glob("*.txt"))
-    assert content["options"]["conf"] == 0 and {row["image_id"] for row in rows} <= {int(file.stem) for file in files}
-    lines = {file.stem: (folder / "labels" / file.name).read_text().splitlines() for file in files}
-    assert sum(map(len, lines.values())) == len(rows)
-    label, x, y, w, h, score = (float(value) for value in lines[files[0].stem][0].split())
-    first = next(row for row in rows if row["image_id"] == int(files[0].stem))
-    assert [(x - w / 2) * 96, (y - h / 2) * 96, w * 96, h * 96] == pytest.approx(first["bbox"], abs=1e-3)
-    assert (label + 1, score) == pytest.approx((first["category_id"], first["score"]), abs=1e-5)
-    assert all((folder / name).stat().st_size > 5000 for name in ("curves.png", "confusion.png", "predictions.jpg"))
-    assert list((folder / "worst").glob("01_*.jpg"))
-
-
-def test_test_of_some_classes_and_comparison(trained: Path, data: Path) -> None:
-    options = ["--weights", trained / "best.pt", "--data", "s.data", "--workers", 0]
-    some = run(
-        "test.py", *options, "--classes", "square,2", "--agnostic-nms", "--max-det", 20, "--name", "s", folder=data
-    )
-    assert some.returncode == 0, some.stderr
-    content = json.loads((data / "runs/test/s/metrics.json").read_text())
-    assert [content["classes"][name]["labels"] > 0 for name in ("circle", "square", "triangle")] == [False, True, True]
-    assert content["options"]["classes"] == "square,2" and content["options"]["max_det"] == 20
-    one = run("test.py", *options, "--single-cls", "--task", "train", "--name", "o", folder=data)
-    assert one.returncode == 0, one.stderr
-    content = json.loads((data / "runs/test/o/metrics.json").read_text())
-    assert list(content["classes"]) == ["object"] and content["images"] == 24
-    for name in ("a", "b"):
-        assert run("test.py", *options, "--name", name, folder=data).returncode == 0
-    done = run("test.py", "--compare", "runs/test/a/metrics.json", "runs/test/b/metrics.json", folder=data)
-    assert done.returncode == 0, done.stderr
-    assert "+0.000  +0.000 to +0.000  may be chance" in done.stdout
-    assert next((data / "runs/test").glob("*/comparison.png")).stat().st_size > 5000
-
-
-def test_test_times_and_studies(trained: Path, data: Path) -> None:
-    options = ["--weights", trained / "best.pt", "--data", "s.data", "--workers", 0]
-    done = run("test.py", *options, "--task", "speed", folder=data)
-    assert done.returncode == 0 and "96x96, batch 1" in done.stdout and "together" in done.stdout, done.stderr
-    done = run("test.py", *options, "--task", "study", "--name", "study", folder=data)
-    assert done.returncode == 0, done.stderr
-    points = json.loads((data / "runs/test/study/study.json").read_text())
-    assert [point["size"] for point in points] == [[side, side] for side in (48, 64, 80, 96, 112, 128, 144)]
-    assert all(point["speed"]["inference"] > 0 for point in points)
-    assert (data / "runs/test/study/study.png").stat().st_size > 5000
-
-
-def test_test_in_rectangles_measures_the_same_images(trained: Path, data: Path) -> None:
-    options = ["--weights", trained / "best.pt", "--data", "s.data", "--workers", 0, "--conf", "0"]
-    for arguments in (["--name", "square"], ["--name", "rect", "--rect"]):
-        assert run("test.py", *options, *arguments, folder=data).returncode == 0
-    square, rect = (json.loads((data / f"runs/test/{name}/metrics.json").read_text()) for name in ("square", "rect"))
-    assert rect["options"]["resize"] == "rectangular letterbox"  # square pictures, so there is nothing to save
-    assert {**square, "options": None} == {**rect, "options": None}
-
-
-def test_detect_writes_what_was_asked_for(trained: Path, data: Path) -> None:
-    image = data / "shapes" / "images" / "valid" / "0000.jpg"
-    options = ["--weights", trained / "best.pt", "--conf", "0", "--max-det", 5, "--classes", "square,triangle"]
-    outputs = ["--save-csv", "--save-json", "--save-txt", "--save-crop", "--nosave", "--agnostic-nms"]
-    done = run("detect.py", *options, *outputs, "--source", image, "--name", "all", folder=data)
-    assert done.returncode == 0, done.stderr
-    folder = data / "runs" / "detect" / "all"
-    (row,) = json.loads((folder / "detections.json").read_text())
-    boxes = row["boxes"]
-    assert 0 < len(boxes) <= 5 and {box["name"] for box in boxes} <= {"square", "triangle"}
-    with (folder / "detections.csv").open() as file:
-        lines = list(csv.DictReader(file))
-    assert [float(line["x1"]) for line in lines] == [box["x1"] for box in boxes] and lines[0]["frame"] == ""
-    labels = [line.split() for line in (folder / "labels" / "0000.txt").read_text().splitlines()]
-    assert [int(label[0]) for label in labels] == [box["class"] for box in boxes]
-    assert (float(labels[0][1]) - float(labels[0][3]) / 2) * 96 == pytest.approx(boxes[0]["x1"], abs=0.01)
-    crops = list((folder / "crops").glob("*/0000_*.jpg"))
-    assert len(crops) == len(boxes) and {crop.parent.name for crop in crops} == {box["name"] for box in boxes}
-    assert not list(folder.glob("*.jpg"))
-
-
-def test_detect_draws_as_asked(trained: Path, data: Path) -> None:
-    image = data / "shapes" / "images" / "valid" / "0000.jpg"
-    pictures = []
-    for number, extra in enumerate([[], ["--hide-conf"], ["--hide-labels"], ["--line-thickness", 9]]):
-        options = ["--weights", trained / "best.pt", "--conf", "0", "--max-det", 3, "--name", f"d{number}"]
-        done = run("detect.py", *options, *extra, "--source", image, folder=data)
-        assert done.returncode == 0, done.stderr
-        pictures.append(cv2.imread(str(data / f"runs/detect/d{number}/0000.jpg")).astype(int))
-    changed = [np.abs(picture - cv2.imread(str(image))).sum() for picture in pictures]
-    assert changed[0] > changed[1] > changed[2] > 0 and changed[3] > changed[0]
-
-
-def test_detect_images_and_video(trained: Path, data: Path) -> None:
-    folder = data / "shapes" / "images" / "valid"
-    video = data / "v.mp4"
-    writer = cv2.VideoWriter(str(video), cv2.VideoWriter.fourcc(*"mp4v"), 10, (96, 64))
-    for value in range(5):
-        writer.write(np.full((64, 96, 3), 40 * value, np.uint8))
-    writer.release()
-    options = ["--weights", trained / "best.pt", "--conf", "0", "--save-json"]
-    done = run("detect.py", *options, "--source", folder, folder=data)
-    assert done.returncode == 0, done.stderr
-    first = json.loads((data / "runs" / "detect" / "exp" / "detections.json").read_text())
-    assert len(first) == 8 and set(first[0]) == {"path", "width", "height", "boxes"}
-    boxes = [box for row in first for box in row["boxes"]]
-    assert boxes and set(boxes[0]) == {"x1", "y1", "x2", "y2", "score", "class", "name"}
-    assert all(0 <= box["x1"] <= box["x2"] <= 96 and 0 <= box["y1"] <= box["y2"] <= 96 for box in boxes)
-    assert "96x96, " in done.stdout and " ms" in done.stdout
-    pictures = sorted(path.name for path in (data / "runs" / "detect" / "exp").glob("*.jpg"))
-    assert pictures == sorted(path.name for path in folder.iterdir())
-
-    done = run("detect.py", *options, "--source", video, folder=data)
-    assert done.returncode == 0, done.stderr
-    capture = cv2.VideoCapture(str(data / "runs" / "detect" / "exp-2" / "v.mp4"))
-    assert capture.get(cv2.CAP_PROP_FRAME_COUNT) == 5 and capture.get(cv2.CAP_PROP_FPS) == 10
-    rows = json.loads((data / "runs" / "detect" / "exp-2" / "detections.json").read_text())
-    assert [row["frame"] for row in rows] == [0, 1, 2, 3, 4]
-
-
 def test_a_text_file_called_jpg_is_skipped_and_named(trained: Path, data: Path, tmp_path: Path) -> None:
     folder = tmp_path / "images"
     folder.mkdir()
@@ -295,6 +67,7 @@ def test_a_text_file_called_jpg_is_skipped_and_named(trained: Path, data: Path, 
 
 
 def test_bad_input_of_each_command(trained: Path, data: Path, tmp_path: Path) -> None:
+    pictures = data / "shapes" / "images" / "valid"
     (tmp_path / "empty").mkdir()
     (tmp_path / "unknown.cfg").write_text("[net]\n[contrastive]\n")
     (tmp_path / "novalue.cfg").write_text("[net]\nwidth=\n")
@@ -338,9 +111,9 @@ def test_bad_input_of_each_command(trained: Path, data: Path, tmp_path: Path) ->
         ),
         (["test.py", "--data", data / "s.data"], "--weights: expected the weights to measure"),
         (["test.py", "--compare", "a.json", "b.json"], "a.json: no such file"),
-        (["detect.py", "--weights", weights, "--source", data, "--classes", "9"], "no class '9'; expected names"),
+        (["detect.py", "--weights", weights, "--source", pictures, "--classes", "9"], "no class '9'; expected names"),
         (
-            ["detect.py", "--weights", weights, "--source", data, "--line-thickness", "0"],
+            ["detect.py", "--weights", weights, "--source", pictures, "--line-thickness", "0"],
             "--line-thickness 0: expected",
         ),
         (["train.py", "--cfg", cfg, "--data", data / "s.data", "--device", "cuda:77"], "--device cuda:77: expected"),

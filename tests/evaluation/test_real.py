@@ -9,7 +9,7 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from tests.test_commands import run
+from tests.commands import run
 from utils.data.formats import main
 
 pytestmark = pytest.mark.slow

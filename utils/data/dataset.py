@@ -3,7 +3,7 @@
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -173,17 +173,7 @@ def make_training_loader(
     dataset: TrainingSet, sampler: StepSampler, workers: int, pin: bool = False
 ) -> DataLoader[Item]:
     """Batches as the sampler says."""
-    return DataLoader(
-        dataset,
-        batch_sampler=sampler,
-        num_workers=workers,
-        collate_fn=collate_training,
-        persistent_workers=workers > 0,
-        multiprocessing_context=START if workers else None,
-        worker_init_fn=_start_worker,
-        pin_memory=pin,
-        generator=torch.Generator(),  # else its first pass draws from the global one, and a resumed run has two
-    )
+    return _loader(dataset, sampler, collate_training, workers, pin)
 
 
 def make_evaluation_loader(dataset: EvaluationSet, batch_size: int, workers: int) -> DataLoader[EvaluationBatch | None]:
@@ -192,15 +182,22 @@ def make_evaluation_loader(dataset: EvaluationSet, batch_size: int, workers: int
     ends = np.flatnonzero(np.diff(dataset.sizes[order], axis=0).any(axis=1)) + 1
     groups = [group for group in np.split(order, ends) if len(group)]
     batches = [g[first : first + batch_size].tolist() for g in groups for first in range(0, len(g), batch_size)]
+    return _loader(dataset, batches, collate_evaluation, workers)
+
+
+def _loader(
+    dataset: Dataset[Any], batches: Iterable[list[Any]], collate: Callable[[Any], Any], workers: int, pin: bool = False
+) -> DataLoader[Any]:
     return DataLoader(
         dataset,
         batch_sampler=batches,
         num_workers=workers,
-        collate_fn=collate_evaluation,
+        collate_fn=collate,
         persistent_workers=workers > 0,
         multiprocessing_context=START if workers else None,
         worker_init_fn=_start_worker,
-        generator=torch.Generator(),
+        pin_memory=pin,
+        generator=torch.Generator(),  # else its first pass draws from the global one, and a resumed run has two
     )
 
 

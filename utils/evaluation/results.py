@@ -24,15 +24,14 @@ def with_objects(result: ImageResult, coco: CocoTruth) -> ImageResult:
 
 
 def as_asked(
-    results: Sequence[ImageResult], names: Sequence[str], chosen: Sequence[int] | None, single_cls: bool
+    results: Sequence[ImageResult], names: Sequence[str], chosen: Sequence[int], single_cls: bool
 ) -> tuple[list[ImageResult], tuple[str, ...]]:
     """The results with only the chosen classes, or with all as one, and the names of the classes."""
-    wanted = range(len(names)) if chosen is None else chosen
 
     def reduced(result: ImageResult) -> ImageResult:
-        keep = np.isin(result.truth[:, 0], wanted)
+        keep = np.isin(result.truth[:, 0], chosen)
         truth = result.truth[keep].copy()
-        found = result.found[np.isin(result.found[:, 5], wanted)].copy()
+        found = result.found[np.isin(result.found[:, 5], chosen)].copy()
         if single_cls:
             truth[:, 0] = found[:, 5] = 0
         return replace(result, truth=truth, found=found, area=result.areas()[keep], crowd=result.crowds()[keep])
