@@ -1,45 +1,63 @@
-"""Find objects in images and videos: `python detect.py --weights runs/train/exp/best.pt --source photo.jpg`."""
+"""Find objects in images, videos and streams: `python detect.py --weights runs/train/exp/best.pt --source photo.jpg`.
 
-import csv
-import itertools
-import json
+In Python, `detect(DetectOptions(weights=..., source=...))` gives a Result for each picture, one after the other, and
+writes nothing.
+"""
+
+import time
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 from models import load_model
 from utils.data.datafile import load_data
-from utils.data.sources import Frame, open_source
-from utils.draw import draw_boxes
+from utils.data.frames import Frame
+from utils.data.images import from_pillow
+from utils.data.sources import Source, open_source
 from utils.errors import InputError
-from utils.files import new_run_folder, whole_file, write_text
+from utils.files import new_run_folder
+from utils.inference.augmented import Augmented
+from utils.inference.pipeline import Behind, ahead
 from utils.inference.predictor import Predictor
 from utils.inference.result import Result
-from utils.inference.writer import Writer
-from utils.log import counted, say
+from utils.inference.tracking import FAINT, Line, Tracker
+from utils.inference.window import Window
+from utils.inference.writer import Outputs, Writer
+from utils.log import counted, progress, say
 from utils.names import pick_classes, read_names
 from utils.network.fuse import fuse
-from utils.options import check_thresholds, choose_device, parse_size, run_command
+from utils.options import check_at_least, check_thresholds, choose_device, parse_size, run_command
 from utils.precision import half_precision
+
+AHEAD = 4  # batches that are read before they are needed, and pictures that wait to be written
+TOLD = 20  # with up to so many files, each picture has a line
 
 
 @dataclass(frozen=True)
 class DetectOptions:
-    """Options of detect.py."""
+    """Where to look, with which network, and what counts."""
 
     weights: str
     """Weights, .weights or .pt; a bare name is found in weights/."""
     source: str
-    """An image, a folder, a glob pattern (in quotes) or a video file."""
+    """Image, folder, glob pattern (in quotes), video, .txt list of paths or of streams, URL, camera number, `screen`,
+    `screen:x,y,w,h`, or - for paths on stdin."""
     cfg: str | None = None
     """Network, a Darknet .cfg (default: the one inside the .pt)."""
     names: str | None = None
     """File with class names, one a line."""
     data: str | None = None
     """Data set to take the class names from, a Darknet .data or a .yaml."""
+    recursive: bool = False
+    """Look into the folder's subfolders, too."""
+    vid_stride: int = 1
+    """Take every Nth frame of videos and streams."""
     conf: float = 0.25
     """Least score of a box that is kept."""
     iou: float = 0.45
@@ -48,14 +66,34 @@ class DetectOptions:
     """Stretch images to the network's size, as Darknet does by default, instead of letterboxing."""
     img_size: str | int | None = None
     """Input size in pixels, N or W,H (default: the cfg's)."""
+    tile: str | None = None
+    """Also look at overlapping parts of this size, N or W,H in pixels of the picture: for small objects."""
+    overlap: float = 0.2
+    """By how much of their size neighbouring tiles overlap."""
+    augment: bool = False
+    """Also look at smaller and mirrored views of each picture: finds more, takes about twice as long."""
     max_det: int = 300
     """Boxes a picture that are kept, the best."""
     classes: str | None = None
     """Find only these classes, by name or number: `0,2` or `cat,dog`."""
     agnostic_nms: bool = False
-    """NMS over all classes together, so that an object has one label."""
+    """NMS over all classes together, so that an object has one label; always so with --track."""
     half: bool = False
     """Compute in bfloat16 or float16, where the device has it natively."""
+    batch_size: int = 1
+    """Pictures that go through the network at once; live sources go one by one."""
+    track: bool = False
+    """Number the objects, the same number through all frames; images of a folder are taken as frames of one video."""
+    count_line: str | None = None
+    """Count the tracked objects whose centre crosses the line x1,y1,x2,y2, in pixels."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+
+
+@dataclass(frozen=True)
+class CommandOptions(DetectOptions):
+    """Options of detect.py: what to find, and what to write of it."""
+
     save_json: bool = False
     """Also write detections.json."""
     save_csv: bool = False
@@ -66,71 +104,131 @@ class DetectOptions:
     """Also write what is inside each box, crops/CLASS/NAME_N.jpg."""
     nosave: bool = False
     """Write no annotated pictures."""
+    view_img: bool = False
+    """Show the pictures in a window; any key goes on from an image, q or Esc ends it all."""
     hide_labels: bool = False
     """Draw the boxes alone."""
     hide_conf: bool = False
     """Leave the scores out of the labels."""
     line_thickness: int | None = None
     """Pixels (default: what suits the picture's size)."""
-    device: str = "auto"
-    """auto, cpu, cuda or cuda:N."""
     name: str = "exp"
     """Results go to runs/detect/NAME (NAME-2 ... where it exists)."""
 
 
-@dataclass(frozen=True)
-class Detected:
-    """Where the annotated copies are, and (source path, Result) of each picture in order."""
+def detect(options: DetectOptions) -> Generator[Result, None, None]:
+    """The results of each picture of the source, in order, made while they are asked for; nothing is written.
 
-    folder: Path
-    results: list[tuple[Path, Result]]
+    A few pictures are read ahead, no more are kept. Raises InputError for bad input, at once where it can be told.
+    """
+    return Job(options).results()
 
 
-def detect(options: DetectOptions) -> Detected:
-    """Detect in every image and video frame and write annotated copies. Raises InputError for bad input."""
-    device = choose_device(options.device)
+class Job:
+    """A source with what is needed to look at it."""
+
+    def __init__(self, options: DetectOptions) -> None:
+        self.options = options
+        check(options)
+        if options.count_line is not None and not options.track:
+            raise InputError("--count-line: expected --track with it; only numbered objects can be counted")
+        line = None if options.count_line is None else Line.parse(options.count_line)
+        self.tracker = Tracker(options.conf, line) if options.track else None
+        self.source: Source = open_source(options.source, options.recursive, options.vid_stride)
+        self.predictor = make_predictor(options, options.weights)
+
+    def results(self) -> Generator[Result, None, None]:
+        """One for each picture, in order."""
+        width, height = self.predictor.size
+        self.predictor([Frame(np.zeros((height, width, 3), np.uint8), "")])  # the first run is slow; it is not timed
+        frames: Iterable[Frame] = self.source.frames()
+        if not self.source.live:  # live sources have threads of their own, and nothing may wait
+            frames = ahead(frames, AHEAD * self.options.batch_size)
+        for batch in batches(frames, 1 if self.source.live else self.options.batch_size):
+            results = self.predictor(batch)
+            yield from results if self.tracker is None else map(self.tracker, results)
+
+
+def check(options: DetectOptions) -> None:
+    """Raise InputError for a number that cannot be."""
     check_thresholds(options.conf, options.iou)
-    for flag, number in (("--max-det", options.max_det), ("--line-thickness", options.line_thickness)):
-        if number is not None and number < 1:
-            raise InputError(f"{flag} {number}: expected at least 1")
+    check_at_least(1, vid_stride=options.vid_stride, max_det=options.max_det, batch_size=options.batch_size)
+    if not 0 <= options.overlap <= 0.9:
+        raise InputError(f"--overlap {options.overlap}: expected 0 to 0.9")
+
+
+def make_predictor(options: DetectOptions, weights: str | None) -> Predictor:
+    """The network with its thresholds. Raises InputError for bad input."""
+    device = choose_device(options.device)
     dtype = half_precision(device) if options.half else None
-    source = open_source(options.source)
-    model = load_model(options.cfg, options.weights, device=device, names=given_names(options))
+    model = load_model(options.cfg, weights, device=device, names=given_names(options))
     size = parse_size(options.img_size) or (model.graph.net.width, model.graph.net.height)
     model.check_size(*size)
     model.to(memory_format=torch.channels_last)
     chosen = None if options.classes is None else pick_classes(options.classes, model.names)
-    limits = options.conf, options.iou, options.stretch, options.max_det, options.agnostic_nms, chosen, dtype
-    predictor = Predictor(fuse(model), model.names, size, *limits)
-    predictor(np.zeros((size[1], size[0], 3), np.uint8))  # the first run of a network is slow; it is not timed
-    frames = source.frames()
-    first = next(frames)  # nothing readable is an error before anything is written
-    folder = new_run_folder("runs/detect", options.name)
-    results: list[tuple[Path, Result]] = []
-    rows: list[dict[str, Any]] = []
-    with Writer(folder) as writer:
-        for frame in itertools.chain([first], frames):
-            result = predictor(frame.image)
-            results.append((frame.path, result))
-            rows.append(describe(frame, result))
-            where = f"{frame.path}" + ("" if frame.index is None else f" frame {frame.index}")
-            say(f"{where}: {result.width}x{result.height}, {result.counts()}, {result.milliseconds:.1f} ms")
-            if not options.nosave:
-                writer.write(frame, annotated(frame, result, options))
-            if options.save_txt:
-                writer.write_labels(frame, result)
-            if options.save_crop:
-                writer.write_crops(frame, result)
-    if options.save_json:
-        write_text(folder / "detections.json", json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
-    if options.save_csv:
-        write_csv(folder / "detections.csv", rows)
-    boxes = sum(len(result.boxes) for _, result in results)
-    say(
-        f"{counted(boxes, 'box', 'boxes')} in {counted(len(results), 'picture')} "
-        f"({'stretch' if options.stretch else 'letterbox'} to {size[0]}x{size[1]}); results in {folder}"
+    network = Augmented(fuse(model), model.largest_stride) if options.augment else fuse(model)
+    return Predictor(
+        network,
+        model.names,
+        size,
+        min(options.conf, FAINT) if options.track else options.conf,
+        options.iou,
+        options.stretch,
+        options.max_det,
+        options.agnostic_nms or options.track,
+        chosen,
+        dtype,
+        parse_size(options.tile, "--tile"),
+        options.overlap,
     )
-    return Detected(folder, results)
+
+
+Picture = str | Path | Image.Image | np.ndarray
+"""What a Detector takes: a path or URL, a PIL image, (H, W, 3) or (B, H, W, 3) uint8 in BGR."""
+
+
+class Detector:
+    """A network that takes pictures as a program has them; `options` are DetectOptions' fields, without `source`.
+
+    Without weights it is freshly initialised. Raises InputError for bad input.
+    """
+
+    def __init__(self, cfg: str | None = None, weights: str | None = None, **options: Any) -> None:
+        self.options = DetectOptions(weights=weights or "", source="", cfg=cfg, **options)
+        check(self.options)
+        self.predictor = make_predictor(self.options, weights)
+
+    def __call__(self, pictures: Picture | Sequence[Picture]) -> list[Result]:
+        """A Result for each picture, and for each frame of a video."""
+        several = pictures if isinstance(pictures, Sequence) and not isinstance(pictures, str) else [pictures]
+        frames = (frame for picture in several for frame in self._frames(picture))
+        return [result for batch in batches(frames, self.options.batch_size) for result in self.predictor(batch)]
+
+    def _frames(self, picture: Picture) -> Iterator[Frame]:
+        if isinstance(picture, str | Path):
+            source = open_source(str(picture), self.options.recursive, self.options.vid_stride)
+            if source.live:
+                raise InputError(f"{picture}: a live source has no end; expected detect() for it")
+            yield from source.frames()
+        elif isinstance(picture, Image.Image):
+            yield Frame(from_pillow(picture), getattr(picture, "filename", ""))
+        else:
+            array = np.asarray(picture)
+            if array.dtype != np.uint8 or array.ndim not in {3, 4} or array.shape[-1] != 3 or not array.size:
+                raise InputError(f"expected (H, W, 3) uint8 in BGR, got {array.shape} {array.dtype}")
+            yield from (Frame(image, "") for image in (array if array.ndim == 4 else array[None]))
+
+
+def batches(frames: Iterable[Frame], size: int) -> Iterator[list[Frame]]:
+    """Up to `size` of them at a time."""
+    batch = []
+    for frame in frames:
+        batch.append(frame)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
 
 
 def given_names(options: DetectOptions) -> tuple[str, ...] | None:
@@ -140,31 +238,86 @@ def given_names(options: DetectOptions) -> tuple[str, ...] | None:
     return load_data(options.data).names if options.data is not None else None
 
 
-def annotated(frame: Frame, result: Result, options: DetectOptions) -> np.ndarray:
-    """The picture with its boxes, and what --hide-labels and --hide-conf leave of their labels."""
-    labels = [box.name + ("" if options.hide_conf else f" {box.score:.2f}") for box in result.boxes]
-    if options.hide_labels:
-        labels = [""] * len(labels)
-    classes = [box.class_index for box in result.boxes]
-    return draw_boxes(frame.image, result.corners(), labels, classes, options.line_thickness)
+@dataclass
+class Tally:
+    """What went through."""
+
+    pictures: int = 0
+    boxes: int = 0
+    first: float = 0.0
+    stopped: bool = False
 
 
-def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
-    """A line for each box; `frame` is empty for images."""
-    keys = ("x1", "y1", "x2", "y2", "score", "class", "name")
-    with whole_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["path", "frame", *keys])
-        for row in rows:
-            writer.writerows([row["path"], row.get("frame", ""), *(box[key] for key in keys)] for box in row["boxes"])
+def main(options: CommandOptions) -> Path:
+    """Detect, write and show; returns the folder. Raises InputError for bad input."""
+    if options.line_thickness is not None:
+        check_at_least(1, line_thickness=options.line_thickness)
+    window = Window() if options.view_img else None
+    job = Job(options)
+    draw = partial(
+        Result.plot, labels=not options.hide_labels, scores=not options.hide_conf, thickness=options.line_thickness
+    )
+    flags = options.save_json, options.save_csv, options.save_txt, options.save_crop, options.count_line is not None
+    results = job.results()
+    first = next(results)  # nothing readable is an error before anything is written
+    folder = new_run_folder("runs/detect", options.name)
+    tally, length = Tally(first=time.perf_counter()), job.source.length
+    told = not job.source.live and first.frame.video is None and length is not None and length <= TOLD
+    with Writer(folder, Outputs(not options.nosave, *flags), draw) as writer, Behind(writer.write, AHEAD) as behind:
+        try:
+            for result in progress(chain_first(first, results), "detecting", unit="frame", total=length):
+                tally.pictures += 1
+                tally.boxes += len(result)
+                if told:
+                    tell(result)
+                behind.put(result)
+                if window is not None and not window.show(draw(result), wait=result.frame.video is None):
+                    break
+        except KeyboardInterrupt:  # the usual end of a stream; what was found is kept
+            tally.stopped = True
+        finally:
+            results.close()
+            if window is not None:
+                window.close()
+    summarise(job, tally, folder)
+    if tally.stopped and not job.source.live:
+        raise KeyboardInterrupt
+    return folder
 
 
-def describe(frame: Frame, result: Result) -> dict[str, Any]:
-    """One entry of detections.json; video frames also have their index."""
-    boxes = [box.to_dict() for box in result.boxes]
-    row: dict[str, Any] = {"path": str(frame.path), "width": result.width, "height": result.height, "boxes": boxes}
-    return row if frame.index is None else {**row, "frame": frame.index}
+def chain_first(first: Result, rest: Iterator[Result]) -> Iterator[Result]:
+    """The one that was taken out, and the rest."""
+    yield first
+    yield from rest
+
+
+def tell(result: Result) -> None:
+    """A line for a picture."""
+    spent = sum(value for key, value in result.milliseconds.items() if key != "read")
+    say(f"{result.path}: {result.width}x{result.height}, {result.counts()}, {spent:.1f} ms")
+
+
+def summarise(job: Job, tally: Tally, folder: Path) -> None:
+    """What was found, skipped and dropped, and where it is."""
+    options, source = job.options, job.source
+    seconds = time.perf_counter() - tally.first
+    words = [f"{counted(tally.boxes, 'box', 'boxes')} in {counted(tally.pictures, 'picture')}"]
+    if tally.pictures > 1:
+        words.append(f"{(tally.pictures - 1) / max(seconds, 1e-9):.1f} a second")
+    if source.problems:
+        words.append(f"{counted(source.problems, 'stream' if source.live else 'file')} could not be read")
+    if source.live:
+        words.append(f"{counted(source.dropped, 'frame')} dropped to keep up")
+    if job.tracker is not None and options.count_line is not None:
+        words += [
+            f"{path}: {right} crossed to the right, {left} to the left" for path, right, left in job.tracker.counts()
+        ]
+    width, height = job.predictor.size
+    resized = f"{'stretch' if options.stretch else 'letterbox'} to {width}x{height}"
+    if options.tile is not None:
+        resized += f", and tiles of {options.tile}"
+    say(f"{', '.join(words)} ({resized}); results in {folder}")
 
 
 if __name__ == "__main__":
-    run_command(detect, DetectOptions, "Find objects in images and videos.")
+    run_command(main, CommandOptions, "Find objects in images, videos and streams.")

@@ -5,7 +5,8 @@ import time
 import cv2
 import numpy as np
 
-from detect import DetectOptions, detect
+from detect import CommandOptions
+from detect import main as detect
 from train import TrainOptions, train
 from utils.data.datafile import load_data
 from utils.data.images import read_image
@@ -22,10 +23,9 @@ def main() -> None:
     image = load_data(OPTIONS.data).valid[0]
     pattern = str(image.parent / "*[05].jpg")
     weights = str(result.folder / "best.pt")
-    found = detect(DetectOptions(weights=weights, source=pattern, agnostic_nms=True, name="demo"))
-    tiles = [
-        cv2.resize(read_image(found.folder / path.name), (TILE, TILE)) for path, _ in found.results[: COLUMNS * ROWS]
-    ]
+    folder = detect(CommandOptions(weights=weights, source=pattern, agnostic_nms=True, name="demo"))
+    files = sorted(folder.glob("*.jpg"))[: COLUMNS * ROWS]
+    tiles = [cv2.resize(read_image(file), (TILE, TILE)) for file in files]
     rows = [np.hstack(tiles[row * COLUMNS : (row + 1) * COLUMNS]) for row in range(ROWS)]
     picture = result.folder / "detections.jpg"
     cv2.imwrite(str(picture), np.vstack(rows))

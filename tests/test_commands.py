@@ -182,10 +182,8 @@ def test_python_use(data: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     result = train(TrainOptions(cfg=str(data / "x.cfg"), data=str(data / "s.data"), epochs=1, workers=0, img_size=96))
     assert result.folder == Path("runs/train/exp") and 0 <= result.metrics.ap50 <= 1
     image = next((data / "shapes" / "images" / "valid").iterdir())
-    done = detect(DetectOptions(weights=str(result.folder / "best.pt"), source=str(image)))
-    ((path, found),) = done.results
-    assert (done.folder / image.name).is_file()
-    assert path == image and (found.width, found.height, found.resize) == (96, 96, "letterbox")
+    (found,) = detect(DetectOptions(weights=str(result.folder / "best.pt"), source=str(image)))
+    assert found.path == str(image) and (found.width, found.height, found.resize) == (96, 96, "letterbox")
 
 
 def test_one_class_scores_are_objectness_times_class(tmp_path: Path) -> None:

@@ -4,11 +4,17 @@ import csv
 import json
 from pathlib import Path
 
+import av
 import cv2
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 
+from detect import DetectOptions, Detector, detect
 from tests.commands import run
+from tests.conftest import PROJECT
+from utils.errors import InputError
 
 pytestmark = pytest.mark.slow
 
@@ -46,28 +52,190 @@ def test_detect_draws_as_asked(trained: Path, data: Path) -> None:
     assert changed[0] > changed[1] > changed[2] > 0 and changed[3] > changed[0]
 
 
-def test_detect_images_and_video(trained: Path, data: Path) -> None:
-    folder = data / "shapes" / "images" / "valid"
-    video = data / "v.mp4"
-    writer = cv2.VideoWriter(str(video), cv2.VideoWriter.fourcc(*"mp4v"), 10, (96, 64))
-    for value in range(5):
-        writer.write(np.full((64, 96, 3), 40 * value, np.uint8))
+@pytest.fixture(scope="module")
+def video(data: Path) -> Path:
+    """11 frames at 12.5 a second: a validation image that moves."""
+    image = cv2.imread(str(data / "shapes" / "images" / "valid" / "0000.jpg"))
+    path = data / "v.mp4"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), 12.5, (96, 64))
+    for index in range(11):
+        writer.write(image[index : index + 64])
     writer.release()
-    options = ["--weights", trained / "best.pt", "--conf", "0", "--save-json"]
-    done = run("detect.py", *options, "--source", folder, folder=data)
+    return path
+
+
+def test_detect_a_folder(trained: Path, data: Path) -> None:
+    folder = data / "shapes" / "images" / "valid"
+    options = ["--weights", trained / "best.pt", "--conf", "0", "--save-json", "--source", folder]
+    done = run("detect.py", *options, "--name", "folder", folder=data)
     assert done.returncode == 0, done.stderr
-    first = json.loads((data / "runs" / "detect" / "exp" / "detections.json").read_text())
-    assert len(first) == 8 and set(first[0]) == {"path", "width", "height", "boxes"}
-    boxes = [box for row in first for box in row["boxes"]]
+    rows = json.loads((data / "runs" / "detect" / "folder" / "detections.json").read_text())
+    assert len(rows) == 8 and set(rows[0]) == {"path", "width", "height", "boxes"}
+    boxes = [box for row in rows for box in row["boxes"]]
     assert boxes and set(boxes[0]) == {"x1", "y1", "x2", "y2", "score", "class", "name"}
     assert all(0 <= box["x1"] <= box["x2"] <= 96 and 0 <= box["y1"] <= box["y2"] <= 96 for box in boxes)
     assert "96x96, " in done.stdout and " ms" in done.stdout
-    pictures = sorted(path.name for path in (data / "runs" / "detect" / "exp").glob("*.jpg"))
+    pictures = sorted(path.name for path in (data / "runs" / "detect" / "folder").glob("*.jpg"))
     assert pictures == sorted(path.name for path in folder.iterdir())
+    run("detect.py", *options, "--batch-size", 3, "--name", "batches", folder=data)
+    batched = json.loads((data / "runs" / "detect" / "batches" / "detections.json").read_text())
+    assert [row["path"] for row in batched] == [row["path"] for row in rows]
+    for row, other in zip(rows, batched, strict=True):
+        expected = [pytest.approx(list(box.values())[:5], abs=0.02) for box in row["boxes"]]
+        assert [list(box.values())[:5] for box in other["boxes"]] == expected
 
-    done = run("detect.py", *options, "--source", video, folder=data)
+
+@pytest.mark.parametrize("stride", [1, 3])
+def test_videos_keep_their_size_and_time(trained: Path, data: Path, video: Path, stride: int) -> None:
+    options = ["--weights", trained / "best.pt", "--conf", "0", "--save-json", "--vid-stride", stride]
+    done = run("detect.py", *options, "--source", video, "--name", f"v{stride}", folder=data)
     assert done.returncode == 0, done.stderr
-    capture = cv2.VideoCapture(str(data / "runs" / "detect" / "exp-2" / "v.mp4"))
-    assert capture.get(cv2.CAP_PROP_FRAME_COUNT) == 5 and capture.get(cv2.CAP_PROP_FPS) == 10
-    rows = json.loads((data / "runs" / "detect" / "exp-2" / "detections.json").read_text())
-    assert [row["frame"] for row in rows] == [0, 1, 2, 3, 4]
+    folder = data / "runs" / "detect" / f"v{stride}"
+    rows = json.loads((folder / "detections.json").read_text())
+    assert [row["frame"] for row in rows] == list(range(0, 11, stride))
+    with av.open(str(folder / "v.mp4")) as written:
+        stream = written.streams.video[0]
+        times = [frame.time for frame in written.decode(stream)]
+        assert (stream.codec.name, stream.width, stream.height) == ("h264", 96, 64)
+    assert times == pytest.approx([row["frame"] / 12.5 for row in rows])
+    if stride == 1:
+        assert cv2.VideoCapture(str(folder / "v.mp4")).get(cv2.CAP_PROP_FPS) == 12.5
+
+
+def test_tracking_numbers_objects_in_every_file(trained: Path, data: Path, video: Path) -> None:
+    options = ["--weights", trained / "best.pt", "--conf", "0", "--max-det", 5, "--track"]
+    outputs = ["--count-line", "0,30,96,30", "--save-json", "--save-csv", "--save-crop"]
+    done = run("detect.py", *options, *outputs, "--source", video, "--name", "tracked", folder=data)
+    assert done.returncode == 0, done.stderr
+    folder = data / "runs" / "detect" / "tracked"
+    rows = json.loads((folder / "detections.json").read_text())
+    ids = {box["id"] for row in rows for box in row["boxes"]} - {None}
+    assert 1 in ids
+    with (folder / "detections.csv").open() as file:
+        assert {line["id"] for line in csv.DictReader(file)} - {""} == {str(number) for number in ids}
+    assert list(folder.glob("crops/*/v_*_id1.jpg")) and (folder / "crossings.csv").exists()
+    assert "crossed to the right" in done.stdout
+
+
+def test_sizes_that_h264_does_not_take(trained: Path, data: Path) -> None:
+    path = data / "odd.avi"
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream("mjpeg", rate=10, options={"strict": "unofficial"})
+        stream.width, stream.height, stream.pix_fmt = 63, 47, "yuvj420p"
+        for value in range(3):
+            picture = np.full((47, 63, 3), 80 * value, np.uint8)
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="bgr24")))
+        file.mux(stream.encode())
+    assert cv2.VideoCapture(str(path)).get(cv2.CAP_PROP_FRAME_WIDTH) == 63
+    done = run("detect.py", "--weights", trained / "best.pt", "--source", path, "--name", "odd", folder=data)
+    assert done.returncode == 0, done.stderr
+    capture = cv2.VideoCapture(str(data / "runs" / "detect" / "odd" / "odd.mp4"))
+    assert (capture.get(cv2.CAP_PROP_FRAME_WIDTH), capture.get(cv2.CAP_PROP_FRAME_HEIGHT)) == (63, 47)
+    assert capture.get(cv2.CAP_PROP_FPS) == 10 and capture.get(cv2.CAP_PROP_FRAME_COUNT) == 3
+
+
+KINDS = {  # name -> (mode to save in, what else PIL is told)
+    "grey.png": "L", "palette.png": "P", "alpha.png": "RGBA", "bits.png": "1", "grey_alpha.png": "LA",
+    "cmyk.jpg": "CMYK", "grey.jpg": "L", "colour.bmp": "RGB", "colour.webp": "RGB", "colour.tif": "RGB",
+    "cmyk.tif": "CMYK", "größe 大.jpg": "RGB",
+}  # fmt: skip
+
+
+def mixed_folder(folder: Path, image: Image.Image) -> set[str]:
+    """A hundred files, some of which cannot be read; returns the names of those."""
+    folder.mkdir()
+    for name, mode in KINDS.items():
+        image.convert(mode).save(folder / name)
+    cv2.imwrite(str(folder / "deep.png"), np.asarray(image)[..., ::-1].astype(np.uint16) * 257)
+    cv2.imwrite(str(folder / "deep_grey.tif"), np.asarray(image.convert("L")).astype(np.uint16) * 257)
+    for orientation in range(1, 9):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        image.save(folder / f"turned{orientation}.jpg", exif=exif)
+    Image.new("RGB", (1, 1)).save(folder / "dot.png")
+    Image.new("RGB", (12_000, 40)).save(folder / "wide.jpg")
+    good = (folder / "größe 大.jpg").read_bytes()
+    bad = {"zero.jpg": b"", "text.jpg": b"no picture" * 30, "half.jpg": good[: len(good) // 2], "page.png": b"<html>"}
+    for name, content in bad.items():
+        (folder / name).write_bytes(content)
+    for index in range(100 - len(list(folder.iterdir()))):
+        image.rotate(index, expand=bool(index % 2)).save(folder / f"more{index:02d}.jpg")
+    assert len(list(folder.iterdir())) == 100
+    return set(bad)
+
+
+def test_a_hundred_images_of_every_kind(trained: Path, data: Path) -> None:
+    image = Image.open(data / "shapes" / "images" / "valid" / "0000.jpg").resize((96, 64))
+    bad = mixed_folder(data / "mixed", image)
+    options = ["--weights", trained / "best.pt", "--source", data / "mixed", "--save-json", "--batch-size", 8]
+    done = run("detect.py", *options, "--name", "mixed", folder=data)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((data / "runs" / "detect" / "mixed" / "detections.json").read_text())
+    names = {Path(row["path"]).name for row in rows}
+    assert len(rows) == len(names) == 96 and not names & bad
+    assert "in 96 pictures" in done.stdout and "4 files could not be read" in done.stdout
+    skipped = [line for line in done.stderr.splitlines() if "skipped: " in line]
+    assert len(skipped) == 4 and all(any(name in line for line in skipped) for name in bad)
+    assert len([path for path in (data / "runs" / "detect" / "mixed").iterdir() if path.suffix != ".json"]) == 96
+    sizes = {Path(row["path"]).name: (row["width"], row["height"]) for row in rows}
+    assert sizes["turned5.jpg"] == sizes["turned8.jpg"] == (64, 96) and sizes["turned3.jpg"] == (96, 64)
+    assert sizes["dot.png"] == (1, 1) and sizes["wide.jpg"] == (12_000, 40)
+
+
+def test_every_kind_of_image_has_pillows_pixels(tmp_path: Path, data: Path) -> None:
+    image = Image.open(data / "shapes" / "images" / "valid" / "0000.jpg").resize((96, 64))
+    bad = mixed_folder(tmp_path / "mixed", image)
+    detector = Detector(str(data / "x.cfg"))
+    for file in sorted((tmp_path / "mixed").iterdir()):
+        if file.name not in bad and "deep" not in file.name:
+            (mine,), (pillows,) = detector(file), detector(Image.open(file))
+            difference = np.abs(mine.image.astype(int) - pillows.image.astype(int))
+            assert difference.mean() < 2, file.name  # other JPEG decoders differ by a little
+    deep = detector(tmp_path / "mixed" / "deep.png")[0].image
+    np.testing.assert_allclose(deep.astype(int), np.asarray(image)[..., ::-1], atol=1)
+    grey = detector(tmp_path / "mixed" / "deep_grey.tif")[0].image
+    np.testing.assert_allclose(grey[..., 0].astype(int), np.asarray(image.convert("L")), atol=1)
+
+
+def test_from_python(trained: Path, data: Path, video: Path) -> None:
+    weights = str(trained / "best.pt")
+    results = detect(DetectOptions(weights=weights, source=str(video), conf=0))
+    first = next(results)
+    assert first.frame_index == 0 and first.path == str(video) and first.boxes_xyxy_px.shape == (len(first), 4)
+    results.close()
+    with pytest.raises(InputError, match="no such file"):  # at once, not with the first result
+        detect(DetectOptions(weights=weights, source="gone.jpg"))
+
+
+def test_from_the_hub(trained: Path, data: Path) -> None:
+    file = data / "shapes" / "images" / "valid" / "0001.jpg"
+    load = {"source": "local", "weights": str(trained / "best.pt"), "conf": 0.0, "max_det": 7}
+    model = torch.hub.load(str(PROJECT), "custom", **load)
+    pixels = cv2.imread(str(file))
+    same = [model(str(file)), model(file), model(pixels), model(pixels[None]), model([file, pixels])[1:]]
+    for (result,) in same:
+        assert len(result) == 7 and result.boxes_xyxy_px.tolist() == same[0][0].boxes_xyxy_px.tolist()
+    (pillows,) = model(Image.open(file))
+    np.testing.assert_allclose(pillows.scores, same[0][0].scores, atol=0.05)
+    with pytest.raises(InputError, match=r"expected \(H, W, 3\) uint8 in BGR, got \(5, 5\) float64"):
+        model(np.zeros((5, 5)))
+    untrained = torch.hub.load(str(PROJECT), "ghost_yolov3_tiny", source="local", conf=0.0)
+    assert len(untrained(pixels)[0]) > 0
+
+
+@pytest.mark.parametrize(("extra", "message"), [
+    (["--vid-stride", 0], "--vid-stride 0: expected at least 1"),
+    (["--tile", "0"], "--tile 0: expected N or W,H in pixels"),
+    (["--overlap", "0.95"], "--overlap 0.95: expected 0 to 0.9"),
+    (["--count-line", "1,2,3,4"], "--count-line: expected --track with it"),
+    (["--track", "--count-line", "1,2,3"], "--count-line 1,2,3: expected x1,y1,x2,y2 in pixels"),
+    (["--view-img"], "--view-img: expected a display; there is none here"),
+    (["--source", "screen:1"], "expected screen or screen:x,y,w,h in pixels"),
+])  # fmt: skip
+def test_bad_options(trained: Path, data: Path, extra: list, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DISPLAY", raising=False)
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    image = data / "shapes" / "images" / "valid" / "0001.jpg"
+    done = run("detect.py", "--weights", trained / "best.pt", "--source", image, *extra, "--name", "bad", folder=data)
+    assert (done.returncode == 2 and f"error: {message}" in done.stderr) or message in done.stderr
+    assert not (data / "runs" / "detect" / "bad").exists()

@@ -12,7 +12,8 @@ ALLOWED = {  # which root modules each may import
     "train": {"models", "ghost"},
     "test": {"models", "ghost"},
     "detect": {"models", "ghost"},
-    "benchmark": {"train"},
+    "hubconf": {"models", "ghost", "detect"},
+    "benchmark": {"train", "detect", "test"},
 }
 
 

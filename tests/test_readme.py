@@ -16,7 +16,7 @@ DOCUMENTS = ("README.md", "CONTRIBUTING.md", "data/README.md", "docs/training.md
 OPTIONS: dict[str, Any] = {
     "benchmark.py": ("benchmark", "TrainBenchmark"),
     "train.py": ("train", "TrainOptions"),
-    "detect.py": ("detect", "DetectOptions"),
+    "detect.py": ("detect", "CommandOptions"),
     "models.py": ("models", "ModelOptions"),
     "utils.data.check": data_check.CheckOptions,
     "utils.data.formats": formats.Options,

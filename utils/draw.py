@@ -11,9 +11,11 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from utils.files import whole_file
+from utils.log import warn
 
 MAX_SIDE = 1920  # pixels of a grid of tiles
 GOLDEN = 0.618033988749895  # steps of the hue circle that keep any number of classes apart
+WHITE = (255, 255, 255)
 
 
 def class_colour(index: int) -> tuple[int, int, int]:
@@ -22,10 +24,58 @@ def class_colour(index: int) -> tuple[int, int, int]:
     return round(red * 255), round(green * 255), round(blue * 255)
 
 
-@lru_cache(maxsize=32)
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans, which comes with matplotlib."""
-    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), size)
+def _own_font() -> Path:
+    """DejaVu Sans, which comes with matplotlib: Latin, Greek, Cyrillic, Arabic and more."""
+    return Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
+
+
+def _characters(font: str | Path) -> set[int]:
+    from matplotlib.ft2font import FT2Font
+
+    return set(FT2Font(str(font)).get_charmap())
+
+
+@lru_cache(maxsize=1)
+def _own_characters() -> set[int]:
+    return _characters(_own_font())
+
+
+@lru_cache(maxsize=64)
+def _font_file(foreign: frozenset[int]) -> str:
+    """A font of the system that has these characters; the project's own where none has, or there are none."""
+    if not foreign:
+        return str(_own_font())
+    from matplotlib.font_manager import findSystemFonts  # here: it takes a while
+
+    for file in sorted(findSystemFonts()):
+        try:
+            if foreign <= _characters(file):
+                return file
+        except (OSError, RuntimeError):
+            continue
+    missing = "".join(chr(code) for code in sorted(foreign))
+    warn(f"labels: no font here has {missing!r}, drawn as boxes; install one (for Chinese, Japanese, Korean: Noto CJK)")
+    return str(_own_font())
+
+
+@lru_cache(maxsize=512)
+def _word(text: str, size: int) -> np.ndarray:
+    """A text as an (H, W) uint8 mask, 0 to 255, `size` pixels high; the same height for every text of a font."""
+    foreign = frozenset(ord(letter) for letter in text if not letter.isspace()) - _own_characters()
+    font = ImageFont.truetype(_font_file(foreign), size)
+    ascent, descent = font.getmetrics()
+    left, _, right, _ = font.getbbox(text)
+    mask = Image.new("L", (max(1, round(right - left)), ascent + descent))
+    ImageDraw.Draw(mask).text((-left, 0), text, font=font, fill=255)
+    return np.asarray(mask)
+
+
+def _line_width(image: np.ndarray, thickness: int | None) -> int:
+    return thickness or max(2, round(sum(image.shape[:2]) * 0.0015))
+
+
+def _text_size(image: np.ndarray) -> int:
+    return max(11, round(sum(image.shape[:2]) * 0.011))
 
 
 def draw_boxes(
@@ -37,27 +87,61 @@ def draw_boxes(
 ) -> np.ndarray:
     """A copy of an (H, W, 3) BGR picture with its boxes (N, 4, pixels) and their labels drawn in class colours.
 
-    An empty label is left out. `thickness` of the lines in pixels: by default what suits the picture's size.
+    An empty label is left out. `thickness` of the lines in pixels: by default what suits the picture's size. The first
+    box comes to lie on top.
     """
     height, width = image.shape[:2]
-    line = thickness or max(2, round((height + width) * 0.0015))
-    font = _font(max(11, round((height + width) * 0.011)))
-    canvas = Image.fromarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
-    pen = ImageDraw.Draw(canvas)
-    for box, label, index in zip(boxes_xyxy, labels, classes, strict=True):
-        x1, y1, x2, y2 = np.clip(box, -line, [width + line, height + line] * 2).tolist()  # far ones overflow
+    line, size = _line_width(image, thickness), _text_size(image)
+    canvas = image.copy()
+    for box, label, index in reversed(list(zip(boxes_xyxy, labels, classes, strict=True))):
+        x1, y1, x2, y2 = np.clip(box, -line, [width + line, height + line] * 2).round().astype(int).tolist()
         colour = class_colour(index)
-        pen.rectangle((x1, y1, max(x2, x1), max(y2, y1)), outline=colour, width=line)
-        if not label:
-            continue
-        _, _, text_width, text_height = pen.textbbox((0, 0), label, font=font)
-        text_width, text_height = text_width + 6, text_height + 4
-        left = min(max(x1, 0), max(width - text_width, 0))
-        top = y1 - text_height if y1 >= text_height else y1  # inside the box where there is no room above
-        pen.rectangle((left, top, left + text_width, top + text_height), fill=colour)
-        dark = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2] > 140
-        pen.text((left + 3, top + 1), label, font=font, fill="black" if dark else "white")
-    return cv2.cvtColor(np.asarray(canvas), cv2.COLOR_RGB2BGR)
+        _frame(canvas, (x1, y1, max(x2, x1), max(y2, y1)), line, colour)
+        if label:
+            mask = _word(label, size)
+            tall = mask.shape[0] + 2
+            _label(canvas, x1, y1 - tall if y1 >= tall else y1, mask, colour)  # inside where there is no room above
+    return canvas
+
+
+def _frame(canvas: np.ndarray, box: tuple[int, int, int, int], line: int, rgb: tuple[int, int, int]) -> None:
+    """The outline of a box, corners included, `line` pixels inwards."""
+    x1, y1, x2, y2 = box
+    for left, top, right, bottom in (
+        (x1, y1, x2, y1 + line - 1),
+        (x1, y2 - line + 1, x2, y2),
+        (x1, y1, x1 + line - 1, y2),
+        (x2 - line + 1, y1, x2, y2),
+    ):
+        canvas[max(top, 0) : max(bottom + 1, 0), max(left, 0) : max(right + 1, 0)] = rgb[::-1]
+
+
+def _label(canvas: np.ndarray, left: int, top: int, mask: np.ndarray, rgb: tuple[int, int, int]) -> None:
+    """A filled bar with a text, moved into the picture where it would leave it."""
+    height, width = canvas.shape[:2]
+    text_height, text_width = mask.shape[0] + 2, mask.shape[1] + 6
+    left, top = min(max(left, 0), max(width - text_width, 0)), min(max(top, 0), max(height - text_height, 0))
+    bar = canvas[top : top + text_height, left : left + text_width]
+    bar[:] = rgb[::-1]
+    inside = bar[1 : 1 + mask.shape[0], 3 : 3 + mask.shape[1]]
+    share = mask[: inside.shape[0], : inside.shape[1], None].astype(np.float32) / 255
+    dark = 0.299 * rgb[0] + 0.587 * rgb[1] + 0.114 * rgb[2] > 140
+    inside[:] = (inside * (1 - share) + (0 if dark else 255) * share).round()
+
+
+def draw_path(picture: np.ndarray, points: np.ndarray, rgb: tuple[int, int, int], thickness: int | None = None) -> None:
+    """Draw a line through (K, 2) points, pixels, into an (H, W, 3) BGR picture."""
+    if len(points) > 1:
+        path = np.clip(points, -1e4, 1e4).round().astype(np.int32).reshape(-1, 1, 2)
+        cv2.polylines(picture, [path], False, rgb[::-1], _line_width(picture, thickness), cv2.LINE_AA)
+
+
+def draw_line(picture: np.ndarray, ends: tuple[int, int, int, int], text: str, thickness: int | None = None) -> None:
+    """Draw an arrow from (x1, y1) to (x2, y2) with a text at its start into an (H, W, 3) BGR picture."""
+    start, end, line = ends[:2], ends[2:], _line_width(picture, thickness)
+    cv2.arrowedLine(picture, start, end, (0, 0, 0), line + 2, cv2.LINE_AA, tipLength=0.03)
+    cv2.arrowedLine(picture, start, end, WHITE, line, cv2.LINE_AA, tipLength=0.03)
+    _label(picture, start[0], start[1], _word(text, _text_size(picture)), WHITE)
 
 
 def write_image(path: Path, picture: np.ndarray) -> None:

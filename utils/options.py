@@ -46,16 +46,16 @@ def run_command(
         raise SystemExit(128 + stop.number) from None
 
 
-def parse_size(size: int | str | None) -> tuple[int, int] | None:
+def parse_size(size: int | str | None, flag: str = "--img-size") -> tuple[int, int] | None:
     """`416` or `"416"` -> (416, 416); `"W,H"` -> (W, H) in pixels; None stays None (the cfg's own size)."""
     if size is None:
         return None
     parts = str(size).split(",")
     if len(parts) > 2 or not all(part.strip().isdigit() and int(part) > 0 for part in parts):
-        raise InputError(f"--img-size {size}: expected N or W,H in pixels, such as 416 or 640,384")
+        raise InputError(f"{flag} {size}: expected N or W,H in pixels, such as 416 or 640,384")
     width, height = int(parts[0]), int(parts[-1])
     if max(width, height) > MAX_SIZE:
-        raise InputError(f"--img-size {size}: expected at most {MAX_SIZE}")
+        raise InputError(f"{flag} {size}: expected at most {MAX_SIZE}")
     return width, height
 
 
@@ -80,6 +80,13 @@ def check_thresholds(confidence: float, iou: float) -> None:
     for flag, value in (("--conf", confidence), ("--iou", iou)):
         if not 0 <= value <= 1:
             raise InputError(f"{flag} {value}: expected 0 to 1")
+
+
+def check_at_least(least: int, **flags: int) -> None:
+    """Raise InputError for a flag (`max_det=0` for --max-det) whose number is too small."""
+    for flag, number in flags.items():
+        if number < least:
+            raise InputError(f"--{flag.replace('_', '-')} {number}: expected at least {least}")
 
 
 def check_loading(batch_size: int, workers: int) -> None:

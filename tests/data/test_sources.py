@@ -1,5 +1,11 @@
 """utils/data/sources.py: what is found, in which order, and what happens to files that cannot be read."""
 
+import http.server
+import io
+import sys
+import threading
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -7,6 +13,7 @@ import numpy as np
 import pytest
 
 from utils.data.sources import open_source
+from utils.data.streams import Streams
 from utils.errors import DataError
 
 
@@ -18,19 +25,35 @@ def write_image(path: Path, value: int) -> Path:
 
 def write_video(path: Path, frames: int) -> Path:
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10, (64, 48))
-    if not writer.isOpened():
-        pytest.skip("this OpenCV cannot write videos")
+    assert writer.isOpened()
     for index in range(frames):
         writer.write(np.full((48, 64, 3), index * 40, np.uint8))
     writer.release()
     return path
 
 
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[str]:
+    """The address of a server of what lies in tmp_path."""
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None: ...
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(tmp_path))) as serving:
+        threading.Thread(target=serving.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{serving.server_port}"
+        serving.shutdown()
+
+
+def paths(source: str, **options: object) -> list[str]:
+    return [frame.path for frame in open_source(source, **options).frames()]  # type: ignore[arg-type]
+
+
 def test_one_image(tmp_path: Path) -> None:
     path = write_image(tmp_path / "a.png", 7)
     source = open_source(str(path))
     (frame,) = source.frames()
-    assert (frame.path, frame.index, frame.video, source.length, source.problems) == (path, None, None, 1, 0)
+    assert (frame.path, frame.index, frame.video, source.length, source.problems) == (str(path), None, None, 1, 0)
     assert frame.image.shape == (6, 8, 3) and frame.image.max() == 7
 
 
@@ -40,8 +63,16 @@ def test_video(tmp_path: Path) -> None:
     assert source.length == 4 and [frame.index for frame in frames] == [0, 1, 2, 3]
     for index, frame in enumerate(frames):
         assert frame.image.mean() == pytest.approx(index * 40, abs=5)
+        assert frame.seconds == pytest.approx(index / 10)
     video = frames[0].video
     assert video is not None and (video.fps, video.width, video.height, video.frames) == (10, 64, 48, 4)
+
+
+def test_every_other_frame(tmp_path: Path) -> None:
+    source = open_source(str(write_video(tmp_path / "v.avi", 5)), stride=2)
+    frames = list(source.frames())
+    assert [frame.index for frame in frames] == [0, 2, 4] and source.length == 3
+    assert [frame.image.mean() for frame in frames] == pytest.approx([0, 80, 160], abs=5)
 
 
 def test_folder_is_sorted_flat_and_mixed(tmp_path: Path) -> None:
@@ -51,27 +82,115 @@ def test_folder_is_sorted_flat_and_mixed(tmp_path: Path) -> None:
     write_image(tmp_path / "sub" / "d.png", 4)
     (tmp_path / "notes.txt").write_text("no picture")
     source = open_source(str(tmp_path))
-    assert [(frame.path.name, frame.index) for frame in source.frames()] == [
+    assert [(Path(frame.path).name, frame.index) for frame in source.frames()] == [
         ("a.PNG", None), ("b.avi", 0), ("b.avi", 1), ("c.png", None)
     ]  # fmt: skip
     assert source.length == 4
+    assert paths(str(tmp_path), recursive=True)[-1] == str(tmp_path / "sub" / "d.png")
 
 
 def test_glob(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("x/1.png", "x/2.png", "y/3.png"):
         write_image(tmp_path / name, 1)
     monkeypatch.chdir(tmp_path)
-    assert [frame.path for frame in open_source("*/*.png").frames()] == [
-        Path("x/1.png"),
-        Path("x/2.png"),
-        Path("y/3.png"),
-    ]
+    assert paths("*/*.png") == ["x/1.png", "x/2.png", "y/3.png"]
     assert open_source(str(tmp_path / "**" / "[12].png")).length == 2
+
+
+def test_lists_of_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Relative to the working directory, else to the list; comments and blank lines are none."""
+    for name in ("here/1.png", "there/2.png"):
+        write_image(tmp_path / name, 1)
+    (tmp_path / "there" / "list.txt").write_text(f"# a comment\n1.png\n\n2.png\n{tmp_path}/here/1.png\n")
+    monkeypatch.chdir(tmp_path / "here")
+    assert paths("../there/list.txt") == ["1.png", "../there/2.png", f"{tmp_path}/here/1.png"]
+    monkeypatch.setattr(sys, "stdin", io.StringIO("1.png\n../there/2.png\n"))
+    assert paths("-") == ["1.png", "../there/2.png"]
+
+
+def test_addresses_of_files(tmp_path: Path, server: str) -> None:
+    write_image(tmp_path / "a.png", 9)
+    write_video(tmp_path / "v.avi", 3)
+    (frame,) = open_source(f"{server}/a.png?size=full").frames()
+    assert frame.image.max() == 9 and frame.video is None
+    assert [frame.index for frame in open_source(f"{server}/v.avi").frames()] == [0, 1, 2]
+    with pytest.raises(DataError, match=r"/gone\.png: cannot be fetched \(.*404"):
+        paths(f"{server}/gone.png")
+
+
+def test_passwords_are_not_shown(server: str) -> None:
+    address = server.replace("http://", "http://me:secret@")
+    with pytest.raises(DataError) as error:
+        paths(f"{address}/gone.png")
+    assert "secret" not in str(error.value)
+    with pytest.raises(DataError) as error:
+        paths("rtsp://me:secret@127.0.0.1:1/cam")
+    assert "secret" not in str(error.value) and "cannot be opened" in str(error.value)
+
+
+class Camera(http.server.BaseHTTPRequestHandler):
+    """A network camera: frames of one grey each, that ends the first connection after some of them."""
+
+    connections = 0
+
+    def do_GET(self) -> None:  # noqa: N802
+        type(self).connections += 1
+        self.send_response(200)
+        self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
+        self.end_headers()
+        for index in range(30 if type(self).connections == 1 else 10_000):
+            content = cv2.imencode(".jpg", np.full((48, 64, 3), index % 6 * 40, np.uint8))[1].tobytes()
+            head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(content)}\r\n\r\n"
+            try:
+                self.wfile.write(head.encode() + content + b"\r\n")
+            except OSError:
+                return
+            threading.Event().wait(0.01)
+
+    def log_message(self, *_: object) -> None: ...
+
+
+@pytest.mark.slow
+def test_a_stream_is_opened_again_and_late_frames_are_dropped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("utils.data.streams.FIRST_PAUSE", 0.1)
+    monkeypatch.setattr(Camera, "connections", 0)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Camera) as serving:
+        serving.daemon_threads = True
+        threading.Thread(target=serving.serve_forever, daemon=True).start()
+        (tmp_path / "cams.streams").write_text(f"http://u:pw@127.0.0.1:{serving.server_port}/live\n")
+        source = open_source(str(tmp_path / "cams.streams"))
+        assert isinstance(source, Streams) and source.live
+        frames = source.frames()
+        seen = []
+        while Camera.connections < 2 or len(seen) < 12:
+            seen.append(next(frames))
+            threading.Event().wait(0.1)  # slower than the camera
+        frames.close()  # type: ignore[attr-defined]
+        serving.shutdown()
+    indices = [frame.index for frame in seen]
+    assert indices == sorted(set(indices)) and source.dropped > 20
+    assert seen[0].path == f"http://127.0.0.1:{serving.server_port}/live" and seen[0].image.shape == (48, 64, 3)
+    assert "is back" in capfd.readouterr().err
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("stream")]
+
+
+def test_the_screen(monkeypatch: pytest.MonkeyPatch) -> None:
+    from PIL import Image, ImageGrab
+
+    def grab(region: tuple[int, int, int, int]) -> Image.Image:
+        assert region == (10, 20, 40, 60)
+        return Image.new("RGBA", (30, 40), (255, 0, 0, 255))
+
+    monkeypatch.setattr(ImageGrab, "grab", grab)
+    frames = open_source("screen:10,20,30,40").frames()
+    assert next(frames).image[0, 0].tolist() == [0, 0, 255] and next(frames).index == 1
 
 
 def test_a_name_with_brackets_is_a_file_first(tmp_path: Path) -> None:
     path = write_image(tmp_path / "a[1].png", 9)
-    assert [frame.path for frame in open_source(str(path)).frames()] == [path]
+    assert paths(str(path)) == [str(path)]
 
 
 def test_unreadable_file_is_named_and_counted(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -79,7 +198,7 @@ def test_unreadable_file_is_named_and_counted(tmp_path: Path, capfd: pytest.Capt
     (tmp_path / "b.png").write_bytes(b"junk")
     (tmp_path / "c.mp4").write_bytes(b"junk" * 50)
     source = open_source(str(tmp_path))
-    assert [frame.path.name for frame in source.frames()] == ["a.png"]
+    assert [Path(frame.path).name for frame in source.frames()] == ["a.png"]
     assert source.problems == 2
     lines = capfd.readouterr().err.splitlines()
     assert len(lines) == 2 and "b.png" in lines[0] and "c.mp4" in lines[1]
@@ -95,11 +214,23 @@ def test_nothing_readable(tmp_path: Path) -> None:
         list(open_source(str(tmp_path / "a.png")).frames())
 
 
-def test_nothing_found(tmp_path: Path) -> None:
+def test_nothing_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "none.txt").write_text("# nothing\n")
+    (tmp_path / "both.txt").write_text("rtsp://10.0.0.1/a\nb.jpg\n")
+    (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\xff")
+    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
     for source, message in (
-        (str(tmp_path), "no image or video in this folder"),
+        (str(tmp_path / "empty"), "no image or video in this folder"),
         (str(tmp_path / "gone.jpg"), "no such file or folder"),
         (str(tmp_path / "*.jpg"), "no image or video matches this pattern"),
+        (str(tmp_path / "none.txt"), "expected paths or streams, one a line, got none"),
+        (str(tmp_path / "both.txt"), "expected files or streams, got both"),
+        (str(tmp_path / "binary.txt"), "expected a text file with a path a line"),
+        ("-", "-: expected paths of images or videos, got none"),
+        ("screen:1,2,3", "expected screen or screen:x,y,w,h in pixels"),
+        ("screen:1,2,0,3", "expected a width and a height above 0"),
+        ("77", "camera 77: no such camera, or it cannot be opened"),
     ):
-        with pytest.raises(DataError, match=message):
-            open_source(source)
+        with pytest.raises(DataError, match=message.replace("(", r"\(")):
+            list(open_source(source).frames())

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from utils.data.frames import Frame
 from utils.inference.predictor import Predictor
 
 
@@ -28,11 +29,17 @@ def test_boxes_come_back_in_the_images_pixels(stretched: bool, size: tuple[int, 
     width, height = size
     image = np.zeros((height, width, 3), np.uint8)
     image[height // 4 : height // 2, width // 3 : width] = 255
-    result = Predictor(Oracle(), ["a", "b"], (256, 128), stretched=stretched)(image)
-    (box,) = result.boxes
+    predictor = Predictor(Oracle(), ["a", "b"], (256, 128), stretched=stretched)
+    (result,) = predictor([Frame(image, "x.png", read_ms=3.0)])
     scale = max(width / 256, height / 128)
     expected = [width // 3, height // 4, width, height // 2]
-    np.testing.assert_allclose([box.x1, box.y1, box.x2, box.y2], expected, atol=1.5 * scale)
-    assert (box.name, box.class_index) == ("b", 1) and box.score == pytest.approx(0.72)
+    np.testing.assert_allclose(result.boxes_xyxy_px, [expected], atol=1.5 * scale)
+    assert result.class_ids.tolist() == [1] and result.scores.tolist() == pytest.approx([0.72])
     assert (result.width, result.height, result.resize) == (*size, "stretch" if stretched else "letterbox")
-    assert result.counts() == "1 b"
+    assert result.counts() == "1 b" and result.path == "x.png" and result.frame_index is None
+    assert set(result.milliseconds) == {"read", "preprocess", "inference", "nms"} and result.milliseconds["read"] == 3
+    box = result.to_dict()["boxes"][0]
+    assert box["name"] == "b" and box["x1"] == pytest.approx(width // 3, abs=1.5 * scale)
+    found = result.to_supervision()
+    assert found.xyxy.tolist() == result.boxes_xyxy_px.tolist() and found.data["class_name"].tolist() == ["b"]
+    assert (result.plot() != image).any() and not (result.image != image).any()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from utils.errors import DataError
 
@@ -41,6 +41,14 @@ def decode_image(content: np.ndarray, name: str) -> np.ndarray:
     if image is None:
         raise DataError(f"{name}: not an image, or a damaged one")
     return image
+
+
+def from_pillow(image: Image.Image) -> np.ndarray:
+    """A PIL image of any mode as (H, W, 3) uint8, BGR, turned upright; 16 bits become 8."""
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode.startswith("I;16"):
+        return cv2.cvtColor((np.asarray(upright) >> 8).astype(np.uint8), cv2.COLOR_GRAY2BGR)
+    return cv2.cvtColor(np.asarray(upright.convert("RGB")), cv2.COLOR_RGB2BGR)
 
 
 def image_size(path: str | Path) -> tuple[int, int]:

@@ -1,149 +1,127 @@
-"""Where pictures to look at come from: an image or video file, a folder, a glob pattern; one stream of `Frame`s."""
+"""Where pictures to look at come from: files, folders, patterns, lists, stdin, addresses, cameras, the screen."""
 
 import glob
-import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Protocol
 
-import cv2
-import numpy as np
-
-from utils.data.images import IMAGE_SUFFIXES, read_image
+from utils.data.frames import VIDEO_SUFFIXES, Frame, frame_count, is_address, is_file_name, public_name, read_frames
+from utils.data.images import IMAGE_SUFFIXES
+from utils.data.streams import Screen, Streams
 from utils.errors import DataError
 from utils.log import warn
 
-VIDEO_SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv"})
-
-os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # what FFmpeg has to say is said by our own message
+LIST_SUFFIXES = frozenset({".streams", ".txt"})
 
 
-@dataclass(frozen=True)
-class VideoInfo:
-    """A video's own figures."""
+class Source(Protocol):
+    """Pictures, in order."""
 
-    fps: float
-    """Frames per second; 25 where the file does not say."""
-    width: int
-    height: int
-    frames: int | None
-    """How many frames there are, None where the file does not say."""
+    live: bool
+    """Whether it goes on until it is stopped."""
+    problems: int
+    """How many files could not be read, or streams not be opened."""
+    dropped: int
+    """Frames of live streams that nobody had time for."""
 
+    @property
+    def length(self) -> int | None:
+        """How many frames to expect; None where that is not known."""
 
-@dataclass(frozen=True)
-class Frame:
-    """One picture."""
-
-    image: np.ndarray
-    """(H, W, 3) uint8, BGR."""
-    path: Path
-    index: int | None
-    """The frame's number in its video, from 0; None for an image file."""
-    video: VideoInfo | None
+    def frames(self) -> Iterator[Frame]:
+        """One picture after the other. Raises `DataError` when not one can be read."""
 
 
-class Source:
-    """The pictures of some files, in order. `problems` counts the files that could not be read."""
+class Files:
+    """The pictures of image and video files; `names` may be made while it is read."""
 
-    def __init__(self, name: str, files: list[Path]) -> None:
-        self.name = name
-        self.files = files
+    live, dropped = False, 0
+
+    def __init__(self, name: str, names: Iterable[str], stride: int = 1) -> None:
+        self.name, self.names, self.stride = name, names, stride
         self.problems = 0
 
     @property
     def length(self) -> int | None:
-        """How many frames to expect, a video's by its own figures; None where that is not known."""
-        counts = [_frame_count(file) for file in self.files]
+        """Of videos by their own figures; None where one does not say."""
+        if not isinstance(self.names, list):
+            return None
+        counts = [frame_count(name, self.stride) for name in self.names]
         return None if None in counts else sum(count for count in counts if count is not None)
 
     def frames(self) -> Iterator[Frame]:
-        """Read one picture after the other; a file that cannot be read is named in a warning and counted.
-
-        Raises `DataError` when not one picture could be read.
-        """
+        """Read one picture after the other; a file that cannot be read is named in a warning and counted."""
         self.problems = 0
         seen = False
-        for file in self.files:
+        for name in self.names:
             try:
-                for frame in _video_frames(file) if _is_video(file) else _image_frames(file):
+                for frame in read_frames(name, self.stride):
                     seen = True
                     yield frame
             except DataError as error:
-                if len(self.files) == 1:
+                if self.names == [name]:
                     raise
                 self.problems += 1
                 warn(f"skipped: {error}")
+        if not seen and self.problems:
+            raise DataError(f"{self.name}: none of the {self.problems} files can be read")
         if not seen:
-            raise DataError(f"{self.name}: none of the {len(self.files)} files can be read")
+            raise DataError(f"{self.name}: expected paths of images or videos, got none")
 
 
-def open_source(source: str) -> Source:
-    """Find what `source` names: an image, a video, a folder of them (not its subfolders) or a glob pattern.
+def open_source(source: str, recursive: bool = False, stride: int = 1) -> Source:
+    """Find what `source` names: an image, a video, a folder of them (with its subfolders if `recursive`), a pattern, a
+    .txt list of paths or of streams, `-` (paths on stdin), a URL, a camera's number, `screen` or `screen:x,y,w,h`.
 
-    Raises `DataError` when there is nothing.
+    Of videos and streams every `stride`th frame. Raises `DataError` when there is nothing.
     """
     path = Path(source).expanduser()
+    if source == "-":
+        return Files("-", (line.strip() for line in sys.stdin if line.strip()), stride)
+    if is_address(source):
+        return Files(public_name(source), [source], stride) if is_file_name(source) else Streams([source], stride)
     if path.is_dir():
-        files = _pictures(list(path.iterdir()))
-        if not files:
-            raise DataError(f"{source}: no image or video in this folder")
-    elif path.exists():
-        files = [path]
-    elif glob.has_magic(source):
-        files = _pictures([Path(match) for match in glob.glob(str(path), recursive=True)])  # noqa: PTH207 (absolute patterns)
-        if not files:
-            raise DataError(f"{source}: no image or video matches this pattern")
-    else:
-        raise DataError(f"{source}: no such file or folder")
-    return Source(source, files)
+        paths = list(path.rglob("*") if recursive else path.iterdir())
+        return Files(source, _pictures(paths, source, "in this folder"), stride)
+    if path.exists():
+        return _open_list(path, stride) if path.suffix.lower() in LIST_SUFFIXES else Files(source, [str(path)], stride)
+    if glob.has_magic(source):
+        matches = [Path(match) for match in glob.glob(str(path), recursive=True)]  # noqa: PTH207 (absolute patterns)
+        return Files(source, _pictures(matches, source, "matches this pattern"), stride)
+    if source.isdecimal():
+        return Streams([source], stride)
+    if source == "screen" or source.startswith("screen:"):
+        return Screen(source)
+    raise DataError(f"{source}: no such file or folder")
 
 
-def _pictures(paths: list[Path]) -> list[Path]:
+def _pictures(paths: list[Path], source: str, where: str) -> list[str]:
     known = IMAGE_SUFFIXES | VIDEO_SUFFIXES
-    return sorted(path for path in paths if path.suffix.lower() in known and path.is_file())
+    found = sorted(path for path in paths if path.suffix.lower() in known and path.is_file())
+    if not found:
+        raise DataError(f"{source}: no image or video {where}")
+    return [str(path) for path in found]
 
 
-def _is_video(path: Path) -> bool:
-    return path.suffix.lower() in VIDEO_SUFFIXES
-
-
-def _image_frames(path: Path) -> Iterator[Frame]:
-    yield Frame(read_image(path), path, None, None)
-
-
-def _video_frames(path: Path) -> Iterator[Frame]:
-    """The frames of a video up to the first that cannot be decoded; `DataError` if that is the very first."""
-    capture = cv2.VideoCapture(str(path))
+def _open_list(file: Path, stride: int) -> Source:
+    """A text file with a path, or a live stream, a line; relative paths are from here, or from the list's folder."""
     try:
-        video = _video_info(capture)
-        index = 0
-        while True:
-            success, image = capture.read()
-            if not success:
-                break
-            yield Frame(image, path, index, video)
-            index += 1
-    finally:
-        capture.release()
-    if index == 0:
-        raise DataError(f"{path}: not a video, or a damaged one")
+        lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
+    except UnicodeDecodeError:
+        raise DataError(f"{file}: expected a text file with a path a line") from None
+    names = [line for line in lines if line and not line.startswith("#")]
+    live = [name for name in names if name.isdecimal() or (is_address(name) and not is_file_name(name))]
+    if not names:
+        raise DataError(f"{file}: expected paths or streams, one a line, got none")
+    if not live:
+        return Files(str(file), [_find(name, file.parent) for name in names], stride)
+    if len(live) < len(names):
+        other = next(name for name in names if name not in live)
+        raise DataError(f"{file}: expected files or streams, got both ({public_name(live[0])} and {other})")
+    return Streams(live, stride)
 
 
-def _video_info(capture: cv2.VideoCapture) -> VideoInfo:
-    frames = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
-    return VideoInfo(
-        fps=capture.get(cv2.CAP_PROP_FPS) or 25.0,
-        width=int(capture.get(cv2.CAP_PROP_FRAME_WIDTH)),
-        height=int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT)),
-        frames=frames if frames > 0 else None,
-    )
-
-
-def _frame_count(path: Path) -> int | None:
-    if not _is_video(path):
-        return 1
-    capture = cv2.VideoCapture(str(path))
-    try:
-        return _video_info(capture).frames
-    finally:
-        capture.release()
+def _find(name: str, folder: Path) -> str:
+    path = Path(name).expanduser()
+    return name if is_address(name) or path.exists() or not (folder / path).exists() else str(folder / path)

@@ -1,4 +1,4 @@
-"""From a picture to a Result: place, run, decode, suppress, move back."""
+"""From pictures to Results: place, run, decode, suppress, move back."""
 
 import time
 from collections.abc import Sequence
@@ -8,9 +8,11 @@ import numpy as np
 import torch
 from torch import nn
 
+from utils.data.frames import Frame
 from utils.inference.postprocess import detections
-from utils.inference.result import Box, Result
-from utils.letterbox import letterbox, stretch, to_input
+from utils.inference.result import Result
+from utils.inference.tiling import Merge, merge_tiles, tile_windows
+from utils.letterbox import Placement, letterbox, stretch, to_rgb
 
 
 @dataclass(frozen=True)
@@ -27,20 +29,60 @@ class Predictor:
     agnostic: bool = False  # NMS over all classes together
     classes: Sequence[int] | None = None  # only these
     dtype: torch.dtype | None = None  # autocast to it; None: float32
+    tile: tuple[int, int] | None = None  # (width, height): also look at parts of this size, in pixels of the picture
+    overlap: float = 0.2  # of neighbouring tiles, a share of their size
 
-    def __call__(self, image: np.ndarray) -> Result:
-        """Detect in one (H, W, 3) BGR uint8 picture."""
-        start = time.perf_counter()
-        picture, placement = (stretch if self.stretched else letterbox)(image, *self.size)
+    def __call__(self, frames: Sequence[Frame]) -> list[Result]:
+        """Detect in a batch of pictures."""
+        if self.tile is not None:
+            return [self._tiled(frame, self.tile) for frame in frames]
+        found, milliseconds = self._run([frame.image for frame in frames])
+        return [self._result(frame, rows, milliseconds) for frame, rows in zip(frames, found, strict=True)]
+
+    def _result(self, frame: Frame, rows: np.ndarray, milliseconds: dict[str, float]) -> Result:
+        resize = "stretch" if self.stretched else "letterbox"
+        boxes, scores, labels = rows[:, :4], rows[:, 4], rows[:, 5].astype(np.int64)
+        return Result(frame, boxes, scores, labels, self.names, {"read": frame.read_ms, **milliseconds}, resize)
+
+    def _run(self, images: Sequence[np.ndarray]) -> tuple[list[np.ndarray], dict[str, float]]:
+        """Pictures (H, W, 3) -> (N, 6) rows in their own pixels, and what each stage took for one of them."""
         device = next(self.model.parameters()).device
-        batch = torch.from_numpy(to_input(picture))[None].to(device, memory_format=torch.channels_last)
         limits = self.confidence, self.iou, False, self.max_detections, self.agnostic, self.classes
+        start = _now(device)
+        placed = [(stretch if self.stretched else letterbox)(image, *self.size) for image in images]
+        pictures = torch.from_numpy(np.stack([to_rgb(picture) for picture, _ in placed]))  # (B, H, W, 3)
+        batch = pictures.to(device).permute(0, 3, 1, 2).float().div_(255)
+        ready = _now(device)
         with torch.inference_mode(), torch.autocast(device.type, self.dtype, enabled=self.dtype is not None):
-            rows = detections(self.model(batch), *limits)[0].cpu().numpy()
-        corners = placement.to_image(rows[:, :4])
-        boxes = tuple(
-            Box(x1, y1, x2, y2, score, int(label), self.names[int(label)])
-            for (x1, y1, x2, y2), (score, label) in zip(corners.tolist(), rows[:, 4:].tolist(), strict=True)
-        )
-        milliseconds = (time.perf_counter() - start) * 1000
-        return Result(image.shape[1], image.shape[0], boxes, milliseconds, "stretch" if self.stretched else "letterbox")
+            predictions = self.model(batch)
+            done = _now(device)
+            found = [_moved(rows.cpu().numpy(), place) for rows, (_, place) in zip(
+                detections(predictions, *limits), placed, strict=True
+            )]  # fmt: skip
+        times = {"preprocess": ready - start, "inference": done - ready, "nms": _now(device) - done}
+        return found, {key: seconds * 1000 / len(images) for key, seconds in times.items()}
+
+    def _tiled(self, frame: Frame, tile: tuple[int, int]) -> Result:
+        """The whole picture and each of its tiles, one after the other, merged."""
+        height, width = frame.image.shape[:2]
+        found, total = [], dict.fromkeys(("preprocess", "inference", "nms"), 0.0)
+        windows = [(0, 0, width, height), *tile_windows(width, height, tile, self.overlap)]
+        for x1, y1, x2, y2 in dict.fromkeys(windows):
+            (rows,), milliseconds = self._run([frame.image[y1:y2, x1:x2]])
+            found.append(rows + np.array([x1, y1, x1, y1, 0, 0], np.float32))
+            total = {key: value + milliseconds[key] for key, value in total.items()}
+        start = time.perf_counter()
+        how = Merge((width, height), self.iou, self.agnostic)
+        rows = merge_tiles(found, list(dict.fromkeys(windows)), how)[: self.max_detections]
+        total["nms"] += (time.perf_counter() - start) * 1000
+        return self._result(frame, rows, total)
+
+
+def _moved(rows: np.ndarray, place: Placement) -> np.ndarray:
+    return np.concatenate((place.to_image(rows[:, :4]), rows[:, 4:]), axis=1)
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()

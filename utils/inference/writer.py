@@ -1,111 +1,160 @@
-"""Annotated copies on disk: images under their own names, videos as mp4 with the source's rate and size."""
+"""What detection leaves on disk: annotated pictures and videos, labels, crops, and tables that grow box by box."""
 
+import contextlib
+import csv
+import json
 import math
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path, PurePath
 from types import TracebackType
+from typing import Any, TextIO
 
 import cv2
 import numpy as np
 
-from utils.data.sources import Frame
 from utils.draw import write_image
 from utils.errors import DataError
 from utils.files import whole_file, write_text
-from utils.inference.result import Result, label_lines
+from utils.inference.result import NOT_TRACKED, Result, label_lines
+from utils.inference.video import VideoFile
+
+COLUMNS = ("path", "frame", "x1", "y1", "x2", "y2", "score", "class", "name", "id")
+WRITABLE = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".webp"})
+QUALITY = [cv2.IMWRITE_JPEG_QUALITY, 95]
 
 
-def safe_folder(name: str) -> str:
-    """A class name as a folder's name: no separators, no leading dot."""
+@dataclass(frozen=True)
+class Outputs:
+    """What is written."""
+
+    pictures: bool = True
+    json: bool = False
+    csv: bool = False
+    txt: bool = False
+    crops: bool = False
+    crossings: bool = False
+
+
+def safe_name(name: str) -> str:
+    """A class name or an address as the name of a folder or file: no separators, no leading dot."""
     return "".join("_" if c in '/\\:*?"<>|' or not c.isprintable() else c for c in name).lstrip(".") or "_"
 
 
 class Writer:
-    """Writes pictures into a folder as they come; a context manager, since a video is whole only when closed."""
+    """Writes results into a folder as they come; a context manager, since files are whole only when it is closed.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.taken: dict[Path, Path] = {}  # source path -> file, and each file -> itself
-        self.names: dict[str, dict[str, Path]] = {}  # kind of file -> name -> the source that has it
-        self.video: cv2.VideoWriter | None = None
-        self.video_source: Path | None = None
-        self.video_file: Path | None = None
+    `draw` makes the annotated picture of a result.
+    """
+
+    def __init__(self, folder: Path, what: Outputs, draw: Callable[[Result], np.ndarray]) -> None:
+        self.folder, self.what, self.draw = folder, what, draw
+        self.names: dict[tuple[str, str], str] = {}  # (kind of file, name in lower case) -> the source that has it
+        self.videos: dict[str, VideoFile] = {}
+        self.open_files = contextlib.ExitStack()
+        self.json: TextIO | None = None
+        self.csv: Any = None
+        self.crossings: Any = None
+        self.rows = 0
 
     def __enter__(self) -> "Writer":
+        if self.what.json:
+            self.json = self._open("detections.json")
+            self.json.write("[")
+        if self.what.csv:
+            self.csv = csv.writer(self._open("detections.csv"))
+            self.csv.writerow(COLUMNS)
+        if self.what.crossings:
+            self.crossings = csv.writer(self._open("crossings.csv"))
+            self.crossings.writerow(("path", "frame", "seconds", "id", "name", "direction"))
         return self
+
+    def _open(self, name: str) -> TextIO:
+        partial = self.open_files.enter_context(whole_file(self.folder / name))
+        return self.open_files.enter_context(partial.open("w", newline="", encoding="utf-8"))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._close_video()
+        with self.open_files:
+            if self.json is not None:
+                self.json.write("\n]\n")
+            for video in self.videos.values():
+                video.close()
 
-    def write(self, frame: Frame, picture: np.ndarray) -> None:
-        """Write the annotated picture of a frame."""
-        if frame.video is None:
-            self._write_image(frame.path, picture)
-            return
-        if frame.path != self.video_source:
-            self._close_video()
-            self._open_video(frame)
-        assert self.video is not None
-        self.video.write(picture)
+    def write(self, result: Result) -> None:
+        """Everything that was asked for of one picture."""
+        if self.json is not None or self.csv is not None:
+            self._write_rows(result.to_dict())
+        if self.what.txt:
+            name = self._name(result, "labels")
+            write_text(self.folder / "labels" / f"{name}.txt", label_lines(result.rows(), result.width, result.height))
+        if self.what.crops:
+            self._write_crops(result)
+        if self.crossings is not None:
+            self._write_crossings(result)
+        if self.what.pictures:
+            self._write_picture(result, self.draw(result))
 
-    def write_labels(self, frame: Frame, result: Result) -> None:
-        """labels/NAME.txt, as YOLO labels with the score behind; of a video a file for each frame."""
-        name = self._name(frame, "labels")
-        write_text(self.folder / "labels" / f"{name}.txt", label_lines(result.rows(), result.width, result.height))
+    def _write_rows(self, row: dict[str, Any]) -> None:
+        if self.json is not None:
+            self.json.write((",\n " if self.rows else "\n ") + json.dumps(row, ensure_ascii=False))
+            self.rows += 1
+        if self.csv is not None:
+            for box in row["boxes"]:
+                known = {**box, "path": row["path"], "frame": row.get("frame", "")}
+                self.csv.writerow("" if known.get(key) is None else known[key] for key in COLUMNS)
 
-    def write_crops(self, frame: Frame, result: Result) -> int:
-        """crops/CLASS/NAME_N.jpg, what is inside each box; returns how many have at least a pixel."""
-        name, count = self._name(frame, "crops"), 0
-        for box in result.boxes:
-            x1, y1, x2, y2 = math.floor(box.x1), math.floor(box.y1), math.ceil(box.x2), math.ceil(box.y2)
-            crop = frame.image[y1:y2, x1:x2]
+    def _write_crops(self, result: Result) -> None:
+        """crops/CLASS/NAME_N.jpg, what is inside each box that has at least a pixel; tracked ones as NAME_idID.jpg."""
+        name = self._name(result, "crops")
+        ids = [NOT_TRACKED] * len(result) if result.track_ids is None else result.track_ids.tolist()
+        rows = zip(result.boxes_xyxy_px.tolist(), result.class_ids.tolist(), ids, strict=True)
+        for number, ((x1, y1, x2, y2), label, track) in enumerate(rows, start=1):
+            crop = result.image[math.floor(y1) : math.ceil(y2), math.floor(x1) : math.ceil(x2)]
             if crop.size:
-                count += 1
-                write_image(self.folder / "crops" / safe_folder(box.name) / f"{name}_{count}.jpg", crop)
-        return count
+                mark = number if track == NOT_TRACKED else f"id{track}"
+                write_image(self.folder / "crops" / safe_name(result.names[label]) / f"{name}_{mark}.jpg", crop)
 
-    def _name(self, frame: Frame, kind: str) -> str:
-        """A name for a frame's files of one kind: the source's, with -2, -3 ... where another source had it."""
-        number, names = 1, self.names.setdefault(kind, {})
-        name = frame.path.stem
-        while names.setdefault(name, frame.path) != frame.path:
+    def _write_crossings(self, result: Result) -> None:
+        assert result.line is not None and result.track_ids is not None
+        for crossing in result.line.now:
+            where = result.path, result.frame_index, f"{result.frame.seconds:.3f}"
+            who = int(result.track_ids[crossing.box]), result.names[result.class_ids[crossing.box]]
+            self.crossings.writerow((*where, *who, "right" if crossing.to_right else "left"))
+
+    def _name(self, result: Result, kind: str, suffix: str = "") -> str:
+        """A name for a picture's files of one kind: the source's, with -2, -3 ... where another source had it."""
+        stem = safe_name(PurePath(result.path).stem) if "://" not in result.path else safe_name(result.path)
+        number, name = 1, stem
+        while self.names.setdefault((kind, f"{name}{suffix}".lower()), result.path) != result.path:
             number += 1
-            name = f"{frame.path.stem}-{number}"
-        return name if frame.index is None else f"{name}_{frame.index:06d}"
+            name = f"{stem}-{number}"
+        return name if result.frame_index is None or suffix else f"{name}_{result.frame_index:06d}"
 
-    def _file(self, source: Path, suffix: str) -> Path:
-        """A free name in the folder: the source's own, or with -2, -3 ... where another source had it."""
-        number, file = 1, self.folder / f"{source.stem}{suffix}"
-        while file in self.taken:
-            number += 1
-            file = self.folder / f"{source.stem}-{number}{suffix}"
-        self.taken[file] = source
-        return file
-
-    def _write_image(self, source: Path, picture: np.ndarray) -> None:
-        suffix = source.suffix if source.suffix.lower() in {".jpg", ".jpeg", ".png", ".bmp", ".webp"} else ".png"
-        done, content = cv2.imencode(suffix.lower(), picture)
+    def _write_picture(self, result: Result, picture: np.ndarray) -> None:
+        if result.frame.video is not None:
+            self._write_frame(result, picture)
+            return
+        suffix = PurePath(result.path).suffix
+        suffix = suffix if suffix.lower() in WRITABLE else ".png"
+        options = QUALITY if suffix.lower() in {".jpg", ".jpeg"} else []
+        try:
+            done, content = cv2.imencode(suffix.lower(), picture, options)
+        except cv2.error:  # larger than the format allows
+            done = False
         if not done:
-            raise DataError(f"{source}: its annotated copy cannot be written as {suffix}")
-        with whole_file(self._file(source, suffix)) as partial:
+            raise DataError(f"{result.path}: its annotated copy cannot be written as {suffix}")
+        with whole_file(self.folder / f"{self._name(result, 'pictures', suffix)}{suffix}") as partial:
             partial.write_bytes(content.tobytes())
 
-    def _open_video(self, frame: Frame) -> None:
-        assert frame.video is not None
-        self.video_source, self.video_file = frame.path, self._file(frame.path, ".mp4")
-        size = (frame.image.shape[1], frame.image.shape[0])
-        code = cv2.VideoWriter.fourcc(*"mp4v")
-        self.video = cv2.VideoWriter(str(self._partial()), code, frame.video.fps, size)
-        if not self.video.isOpened():
-            raise DataError(f"{frame.path}: OpenCV cannot write an mp4 video here")
-
-    def _partial(self) -> Path:
-        assert self.video_file is not None
-        return self.video_file.with_name(f".partial-{self.video_file.name}")
-
-    def _close_video(self) -> None:
-        if self.video is not None and self.video_file is not None:
-            self.video.release()
-            self._partial().replace(self.video_file)
-        self.video, self.video_source = None, None
+    def _write_frame(self, result: Result, picture: np.ndarray) -> None:
+        video = result.frame.video
+        assert video is not None
+        if result.path not in self.videos:
+            if video.frames is not None:  # files come one after the other, streams side by side
+                for path in [path for path, file in self.videos.items() if not file.by_clock]:
+                    self.videos.pop(path).close()
+            file = self.folder / f"{self._name(result, 'pictures', '.mp4')}.mp4"
+            self.videos[result.path] = VideoFile(file, video, (result.width, result.height))
+        self.videos[result.path].write(picture, result.frame.seconds)

@@ -1,0 +1,68 @@
+"""Objects keep their numbers, and are counted where they cross a line."""
+
+import numpy as np
+import pytest
+
+from utils.data.frames import Frame, VideoInfo
+from utils.errors import InputError
+from utils.inference.result import Result
+from utils.inference.tracking import Line, Tracker
+
+VIDEO = VideoInfo(10, 200, 100, 40)
+BLANK = np.zeros((100, 200, 3), np.uint8)
+
+
+def result(index: int, boxes: list[list[float]], scores: list[float], path: str = "v.mp4") -> Result:
+    frame = Frame(BLANK, path, index, VIDEO, index / 10)
+    rows = np.array(boxes, np.float32).reshape(-1, 4)
+    classes = np.zeros(len(rows), np.int64)
+    return Result(frame, rows, np.array(scores, np.float32), classes, ["thing"], {})
+
+
+def two(index: int) -> list[list[float]]:
+    """One goes right at 4 pixels a frame, one goes left; they pass each other at different heights."""
+    right, left = 10 + 4 * index, 170 - 4 * index
+    return [[right, 10, right + 20, 30], [left, 60, left + 20, 90]]
+
+
+def test_numbers_stay_and_crossings_are_counted() -> None:
+    tracker = Tracker(0.25, Line(100, 0, 100, 100))  # looking down: right of it is the picture's left
+    seen, crossed = [], []
+    for index in range(40):
+        tracked = tracker(result(index, two(index), [0.9, 0.8]))
+        assert tracked.track_ids is not None and tracked.line is not None
+        seen.append(tracked.track_ids.tolist())
+        crossed += [(seen[-1][crossing.box], crossing.to_right, index) for crossing in tracked.line.now]
+    assert seen[0] == [-1, -1]  # an object is one in its second frame
+    assert all(ids == [1, 2] for ids in seen[1:])
+    first, second = sorted(crossed)
+    assert first[:2] == (1, False) and second[:2] == (2, True)
+    assert abs(first[2] - 20.5) <= 1 and abs(second[2] - 20.5) <= 1  # centre 20 + 4 n over 100
+    assert list(tracker.counts()) == [("v.mp4", 1, 1)]
+    assert tracked.traces[0].shape == (30, 2) and tracked.traces[0][-1].tolist() == [20 + 4 * 39, 20]
+
+
+def test_a_gap_is_bridged_and_faint_boxes_only_go_on() -> None:
+    tracker = Tracker(0.5)
+    for index in range(5):
+        tracker(result(index, two(index), [0.9, 0.3]))
+    for index in range(5, 8):
+        assert len(tracker(result(index, [], []))) == 0
+    after = tracker(result(8, two(8), [0.2, 0.3]))  # the first goes on, faint; the second never was one
+    assert after.track_ids is not None
+    assert after.track_ids.tolist() == [1] and len(after) == 1 and after.scores[0] == pytest.approx(0.2)
+
+
+def test_each_video_has_its_own_numbers() -> None:
+    tracker = Tracker(0.25)
+    for index in range(3):
+        one, other = (tracker(result(index, two(index)[:1], [0.9], path)) for path in ("a.mp4", "b.mp4"))
+    assert one.track_ids is not None and other.track_ids is not None
+    assert one.track_ids.tolist() == other.track_ids.tolist() == [1]
+    assert one.to_dict()["boxes"][0]["id"] == 1
+
+
+@pytest.mark.parametrize("text", ["1,2,3", "a,b,c,d", "5,5,5,5", ""])
+def test_bad_lines(text: str) -> None:
+    with pytest.raises(InputError, match="--count-line"):
+        Line.parse(text)

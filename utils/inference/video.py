@@ -1,0 +1,60 @@
+"""A video file of annotated frames: H.264 in mp4, which plays everywhere, at the times of the source's frames."""
+
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from utils.data.frames import VideoInfo
+from utils.errors import DataError, InputError
+
+CLOCK = 90_000  # ticks a second
+
+
+class VideoFile:
+    """Written under a hidden name beside `path` until it is closed, then whole under its own."""
+
+    def __init__(self, path: Path, video: VideoInfo, size: tuple[int, int]) -> None:
+        """`size` is (width, height) of the pictures. Raises InputError without the package av."""
+        try:
+            import av
+        except ImportError:
+            raise InputError("writing a video: expected the package av (pip install av), or --nosave") from None
+        self.av, self.path, self.size = av, path, size
+        self.partial = path.with_name(f".{path.stem}.partial{path.suffix}")
+        self.container: Any = av.open(str(self.partial), "w")
+        even = not (size[0] % 2 or size[1] % 2)
+        rate = Fraction(video.fps).limit_denominator(10_000)
+        # H.264's usual form has half the colour resolution, so it needs even sides
+        options = {"preset": "veryfast", "crf": "20"} if even else {"qmin": "2", "qmax": "4"}
+        self.stream = self.container.add_stream("libx264" if even else "mpeg4", rate=rate, options=options)
+        self.stream.width, self.stream.height = size
+        self.stream.pix_fmt = "yuv420p"
+        self.by_clock = video.frames is None
+        self.step = Fraction(1, CLOCK) if even and self.by_clock else 1 / rate
+        self.stream.codec_context.time_base = self.step
+        self.rate, self.last = rate, -1
+
+    def write(self, picture: np.ndarray, seconds: float) -> None:
+        """Add an (H, W, 3) BGR picture, shown from `seconds` on; one of another size is scaled to the first's."""
+        if (picture.shape[1], picture.shape[0]) != self.size:
+            picture = cv2.resize(picture, self.size, interpolation=cv2.INTER_AREA)
+        frame = self.av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="bgr24")
+        self.last = max(self.last + 1, round(seconds / self.step))  # times must rise
+        frame.pts, frame.time_base = self.last, self.step
+        self._mux(frame)
+
+    def _mux(self, frame: Any) -> None:
+        try:
+            for packet in self.stream.encode(frame):
+                self.container.mux(packet)
+        except self.av.error.FFmpegError as error:
+            raise DataError(f"{self.path}: cannot be written ({error})") from None
+
+    def close(self) -> None:
+        """Finish the file."""
+        self._mux(None)
+        self.container.close()
+        self.partial.replace(self.path)
