@@ -1,23 +1,38 @@
-"""How fast this machine trains: `python benchmark.py train` times the loader, the step and both together."""
+"""How fast this machine is, stage by stage, and what limits: `python benchmark.py train`, `detect` or `test`."""
 
 import itertools
+import os
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+import numpy as np
 import torch
 import tyro
 
+from detect import AHEAD, DetectOptions, Job
+from models import load_model
 from train import prepare
 from utils.data.cache import CacheMode
+from utils.data.datafile import load_data
 from utils.data.dataset import Batch, make_training_loader
-from utils.errors import InputError
-from utils.log import progress, say
-from utils.options import run_command
+from utils.data.frames import read_frames
+from utils.data.labels import load_samples
+from utils.errors import DataError, InputError
+from utils.evaluation.evaluate import EvaluationSettings, evaluation_loader, predict, to_result
+from utils.evaluation.metrics import ImageResult
+from utils.evaluation.report import make_report
+from utils.files import write_text
+from utils.inference.pipeline import Behind
+from utils.inference.result import Result
+from utils.inference.writer import Outputs, Writer
+from utils.log import counted, progress, say
+from utils.network.fuse import fuse
+from utils.options import check_at_least, choose_device, run_command
 from utils.precision import AmpMode
 from utils.training.distributed import Ranks
 from utils.training.options import TrainOptions
@@ -29,10 +44,8 @@ WARM = 3  # steps before anything is timed
 
 @dataclass(frozen=True)
 class TrainBenchmark:
-    """Options of benchmark.py."""
+    """Time the loader, the training step, and both together."""
 
-    what: tyro.conf.Positional[Literal["train"]]
-    """What to time."""
     cfg: tuple[str, ...] = ("yolov3-tiny.cfg", "ghost-yolov3-tiny-lite.cfg")
     """Networks."""
     img_size: tuple[str, ...] = ("416",)
@@ -69,8 +82,7 @@ class Speeds:
 
 def train_speed(options: TrainBenchmark) -> list[tuple[str, str, str, Speeds]]:
     """Time training for each network, size and source of pictures, and print a table."""
-    if options.steps < 1 or options.rounds < 1:
-        raise InputError(f"--steps {options.steps} --rounds {options.rounds}: expected at least 1")
+    check_at_least(1, steps=options.steps, rounds=options.rounds)
     rows: list[tuple[str, str, str, Speeds]] = []
     for size in options.img_size:
         for cfg in options.cfg:
@@ -208,9 +220,208 @@ def _timed_step(run: Run, batches: _Endless) -> tuple[float, float, float]:
     return waiting, gradients, change
 
 
-if __name__ == "__main__":
-    run_command(
-        train_speed,
-        TrainBenchmark,
-        "Measure speed on this machine.",
+@dataclass(frozen=True)
+class DetectBenchmark:
+    """Time the stages of detect.py for an image, and all of them overlapping."""
+
+    weights: str
+    """Weights, .weights or .pt; a bare name is found in weights/."""
+    cfg: str | None = None
+    """Network (default: the one inside the .pt)."""
+    data: str = "shapes.data"
+    """Data set whose validation images are taken."""
+    img_size: str | None = None
+    """Input size in pixels, N or W,H (default: the cfg's)."""
+    conf: float = 0.25
+    """Least score of a box that is kept."""
+    half: bool = False
+    """Compute in bfloat16 or float16, where the device has it natively."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    images: int = 64
+    """Images per round."""
+    rounds: int = 5
+    """Rounds; the stages and the whole take turns, and medians are shown."""
+
+
+@dataclass(frozen=True)
+class StageCosts:
+    """Milliseconds an image: of each stage alone, wall clock and CPU time of all cores, and of all overlapping."""
+
+    stages: dict[str, tuple[float, float]]
+    together: float
+
+    @property
+    def bound(self) -> float:
+        """What no overlapping can beat: the slowest stage, or all CPU time shared by all cores."""
+        cores = torch.get_num_threads()
+        return max(*(wall for wall, _ in self.stages.values()), sum(cpu for _, cpu in self.stages.values()) / cores)
+
+
+def detect_speed(options: DetectBenchmark) -> StageCosts:
+    """Time detection and print a table."""
+    check_at_least(1, images=options.images, rounds=options.rounds)
+    with tempfile.TemporaryDirectory() as folder:
+        files = list(itertools.islice(itertools.cycle(load_data(options.data).valid), options.images))
+        if not files:
+            raise DataError(f"{options.data}: expected the key valid")
+        listed = Path(folder) / "images.txt"
+        write_text(listed, "".join(f"{file}\n" for file in files))
+        how = {key: getattr(options, key) for key in ("weights", "cfg", "img_size", "conf", "half", "device")}
+        job = Job(DetectOptions(source=str(listed), **how))
+        stages: dict[str, list[tuple[float, float]]] = {}
+        together = []
+        for turn in progress(range(options.rounds), "timing", unit="round"):
+            for file in files:
+                for name, cost in _one_picture(job, str(file), Path(folder)):
+                    stages.setdefault(name, []).append(cost)
+            start = time.perf_counter()
+            with Writer(Path(folder) / str(turn), Outputs(), Result.plot) as writer, Behind(writer.write, AHEAD) as end:
+                for result in job.results():
+                    end.put(result)
+            together.append((time.perf_counter() - start) * 1000 / len(files))
+    medians = {name: _medians(costs) for name, costs in stages.items()}
+    costs = StageCosts(medians, statistics.median(together))
+    _show_stages(costs, counted(len(files), "image"), ("read", "preprocess", "nms", "draw", "write"))
+    return costs
+
+
+def _medians(costs: list[tuple[float, float]]) -> tuple[float, float]:
+    wall, cpu = np.median(np.array(costs), axis=0) * 1000
+    return float(wall), float(cpu)
+
+
+class _Watch:
+    """Seconds since the last look, by the wall and of the cores' time."""
+
+    def __init__(self) -> None:
+        self.last = self._now()
+
+    def _now(self) -> tuple[float, float, float]:
+        return time.perf_counter(), time.thread_time(), time.process_time()
+
+    def lap(self, all_threads: bool = False) -> tuple[float, float]:
+        """Wall and CPU time; of this thread alone, since the network's go on spinning for a while after it."""
+        last, self.last = self.last, self._now()
+        wall, own, process = (now - before for now, before in zip(self.last, last, strict=True))
+        return wall, process if all_threads else own
+
+
+def _one_picture(job: Job, file: str, folder: Path) -> list[tuple[str, tuple[float, float]]]:
+    """(stage, what it took) for one picture, one after the other."""
+    watch, times = _Watch(), []
+    (frame,) = read_frames(file)
+    times.append(("read", watch.lap()))
+    (result,) = job.predictor([frame])
+    wall, cpu = watch.lap(all_threads=True)
+    for stage in ("preprocess", "inference", "nms"):  # its parts, by its own clock; CPU time in proportion
+        part = result.milliseconds[stage] / 1000
+        times.append((stage, (part, cpu * part / wall)))
+    picture = result.plot()
+    times.append(("draw", watch.lap()))
+    Writer(folder / "alone", Outputs(), lambda _: picture).write(result)
+    times.append(("write", watch.lap()))
+    return times
+
+
+def _show_stages(costs: StageCosts, what: str, outside: tuple[str, ...]) -> None:
+    say(f"\n{'stage':12} {'ms':>8} {'CPU ms':>8}")
+    for name, (wall, cpu) in costs.stages.items():
+        say(f"{name:12} {wall:8.2f} {cpu:8.2f}")
+    beside = sum(costs.stages[name][0] for name in outside)
+    name, (wall, _) = max(costs.stages.items(), key=lambda item: item[1][0])
+    limit = f"the slowest stage, {name}" if wall >= costs.bound else f"the CPU time of all, on {os.cpu_count()} cores"
+    say(
+        f"an image, medians over {what} a round: {beside:.1f} ms beside the network; all overlapping "
+        f"{costs.together:.1f} ms,\n{costs.together / costs.bound:.2f} times the least possible, which {limit} sets: "
+        f"{costs.bound:.1f} ms"
     )
+
+
+@dataclass(frozen=True)
+class EvaluationBenchmark:
+    """Time the stages of test.py for an image, and its evaluator."""
+
+    weights: str
+    """Weights, .weights or .pt; a bare name is found in weights/."""
+    cfg: str | None = None
+    """Network (default: the one inside the .pt)."""
+    data: str = "shapes.data"
+    """Data set whose validation images are taken."""
+    batch_size: int = 16
+    """Images per step."""
+    conf: float = 0.001
+    """Confidence over which every (box, class) pair counts."""
+    max_nms: int | None = None
+    """Candidates of each class that enter NMS, the best (default: all)."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    rounds: int = 3
+    """Rounds over all images; medians are shown."""
+
+
+def evaluation_speed(options: EvaluationBenchmark) -> dict[str, float]:
+    """Time evaluation and print a table; milliseconds an image of each stage."""
+    check_at_least(1, batch_size=options.batch_size, rounds=options.rounds)
+    spec = load_data(options.data)
+    samples, _ = load_samples(spec.valid, spec.num_classes, "images")
+    model = load_model(options.cfg, options.weights, device=choose_device(options.device))
+    if model.num_classes != spec.num_classes:
+        raise InputError(f"the network has {model.num_classes} classes, {options.data} has {spec.num_classes}")
+    size = model.graph.net.width, model.graph.net.height
+    settings = EvaluationSettings(
+        size, options.conf, batch_size=options.batch_size, workers=0, per_class=options.max_nms
+    )
+    network = fuse(model.to(memory_format=torch.channels_last))
+    times: dict[str, list[float]] = {"load": [], "inference": [], "nms": [], "evaluate": []}
+    results: list[ImageResult] = []
+    for _ in progress(range(options.rounds), "timing", unit="round"):
+        spent = dict.fromkeys(times, 0.0)
+        results, watch = [], _Watch()
+        for batch in evaluation_loader(samples, settings):
+            spent["load"] += watch.lap()[0]
+            if batch is None:
+                continue
+            predictions = predict(network, batch.images, settings)
+            spent["inference"] += watch.lap()[0]
+            found = [rows.cpu().numpy() for rows in settings.detections(predictions)]
+            spent["nms"] += watch.lap()[0]
+            places = zip(batch.indices, batch.placements, found, strict=True)
+            results += [to_result(samples[index], place, rows) for index, place, rows in places]
+        watch.lap()
+        make_report(results, spec.names)
+        spent["evaluate"] += watch.lap()[0]
+        for stage, seconds in spent.items():
+            times[stage].append(seconds * 1000 / max(1, len(results)))
+    medians = {stage: statistics.median(values) for stage, values in times.items()}
+    boxes = sum(len(result.found) for result in results) / max(1, len(results))
+    say(f"\n{'stage':12} {'ms':>8}")
+    for stage, value in medians.items():
+        say(f"{stage:12} {value:8.2f}")
+    slowest = max(medians, key=lambda stage: medians[stage])
+    say(
+        f"an image, medians over {counted(options.rounds, 'round')} of {counted(len(results), 'image')} with "
+        f"{boxes:.0f} detections each; load is one process alone; {slowest} takes the most"
+    )
+    return medians
+
+
+Benchmark = (
+    Annotated[TrainBenchmark, tyro.conf.subcommand("train", description="Time training.")]
+    | Annotated[DetectBenchmark, tyro.conf.subcommand("detect", description="Time detection.")]
+    | Annotated[EvaluationBenchmark, tyro.conf.subcommand("test", description="Time evaluation.")]
+)
+
+
+def main(options: TrainBenchmark | DetectBenchmark | EvaluationBenchmark) -> None:
+    """Time what was asked for."""
+    if isinstance(options, TrainBenchmark):
+        train_speed(options)
+    elif isinstance(options, DetectBenchmark):
+        detect_speed(options)
+    else:
+        evaluation_speed(options)
+
+
+if __name__ == "__main__":
+    run_command(main, Benchmark, "Measure speed on this machine.")

@@ -7,8 +7,9 @@ from typing import Literal
 
 import numpy as np
 import torch
+from torch import nn
 
-from models import Darknet, load_model
+from models import load_model
 from utils.data.coco import CocoTruth, read_truth
 from utils.data.datafile import DataSpec, load_data
 from utils.data.labels import Sample, load_samples, report
@@ -22,9 +23,10 @@ from utils.evaluation.report import make_report
 from utils.evaluation.results import as_asked, coco_results, with_objects, write_labels
 from utils.evaluation.speed import Speed, StudyPoint, draw_study, study_sizes, time_stages
 from utils.files import find_file, new_run_folder, write_text
+from utils.inference.augmented import Augmented
 from utils.log import counted, say
 from utils.names import pick_classes
-from utils.options import check_loading, check_thresholds, choose_device, parse_size, run_command
+from utils.options import check_at_least, check_loading, check_thresholds, choose_device, parse_size, run_command
 from utils.precision import half_precision, precision_words
 
 
@@ -38,14 +40,16 @@ class TestOptions:
     """Network, a Darknet .cfg (default: the one inside the .pt)."""
     data: str = "shapes.data"
     """Data set whose images are measured on, a Darknet .data or a .yaml."""
-    task: Literal["val", "train", "speed", "study"] = "val"
-    """Measure on the validation or training images; or `speed`: time the stages, `study`: AP and time of many sizes."""
+    task: Literal["val", "train", "test", "speed", "study"] = "val"
+    """Measure on the validation, training or test images; `speed`: time the stages; `study`: AP and time of sizes."""
     conf: float = 0.001
     """Confidence over which every (box, class) pair counts."""
     iou: float = 0.6
     """IoU over which NMS takes two boxes for the same object."""
     max_det: int = 300
     """Detections an image that are kept, the best."""
+    max_nms: int | None = None
+    """Candidates of each class that enter NMS, the best (default: all; 1000 is faster and costs little AP)."""
     agnostic_nms: bool = False
     """NMS over all classes together."""
     classes: str | None = None
@@ -54,6 +58,8 @@ class TestOptions:
     """Take all classes as one."""
     stretch: bool = False
     """Stretch images to the network's size, as Darknet does by default, instead of letterboxing."""
+    augment: bool = False
+    """Also look at smaller and mirrored views of each image: finds more, takes about twice as long."""
     rect: bool = False
     """Letterbox each image into the smallest input that it fits into, with as little grey as possible."""
     half: bool = False
@@ -88,7 +94,8 @@ class TestResult:
 class Subject:
     """What is measured on what, and how."""
 
-    model: Darknet
+    model: nn.Module
+    stride: int  # the network's largest, in pixels
     spec: DataSpec
     samples: list[Sample]
     settings: EvaluationSettings
@@ -103,14 +110,14 @@ def prepare(options: TestOptions) -> Subject:
     device = choose_device(options.device)
     check_thresholds(options.conf, options.iou)
     check_loading(options.batch_size, options.workers)
-    if options.max_det < 1:
-        raise InputError(f"--max-det {options.max_det}: expected at least 1")
+    check_at_least(1, max_det=options.max_det, **({} if options.max_nms is None else {"max_nms": options.max_nms}))
     if options.rect and options.stretch:
         raise InputError("--rect with --stretch: expected one of them; a stretched image has no grey bars")
     dtype = half_precision(device) if options.half else None
-    spec = load_data(options.data)
+    spec = load_data(options.data, test=options.task == "test")
     chosen = pick_classes(options.classes, spec.names)
-    images, key = (spec.train, "train") if options.task == "train" else (spec.valid, "valid")
+    key = options.task if options.task in {"train", "test"} else "valid"
+    images = {"train": spec.train, "test": spec.test, "valid": spec.valid}[key]
     if not images:
         raise DataError(f"{spec.path}: expected the key {key}, which test.py needs")
     model = load_model(options.cfg, options.weights, device=device)
@@ -126,10 +133,11 @@ def prepare(options: TestOptions) -> Subject:
     report(problems)
     limits = options.conf, options.iou, options.stretch, options.batch_size, options.workers, dtype
     rect = model.largest_stride if options.rect else None
-    settings = EvaluationSettings(size, *limits, options.max_det, options.agnostic_nms, rect)
-    annotations = None if options.task == "train" else spec.annotations
+    settings = EvaluationSettings(size, *limits, options.max_det, options.agnostic_nms, options.max_nms, rect)
+    annotations = spec.annotations if key == "valid" else None
     coco = None if annotations is None else read_truth(annotations, spec.names)
-    return Subject(model, spec, samples, settings, chosen, coco)
+    network = Augmented(model, model.largest_stride).eval() if options.augment else model
+    return Subject(network, model.largest_stride, spec, samples, settings, chosen, coco)
 
 
 def find_all(subject: Subject, settings: EvaluationSettings, description: str = "evaluation") -> list[ImageResult]:
@@ -217,7 +225,7 @@ def study(options: TestOptions) -> list[StudyPoint]:
     """AP and time of inputs of half to one and a half times the size: study.json, study.png and a table."""
     subject = prepare(options)
     points = []
-    for size in study_sizes(subject.settings.size, subject.model.largest_stride):
+    for size in study_sizes(subject.settings.size, subject.stride):
         settings = replace(subject.settings, size=size)
         metrics = measure(find_all(subject, settings, f"{size[0]}x{size[1]}"), subject.spec.names)
         points.append(StudyPoint(size, metrics.ap50, metrics.ap, time_stages(subject.model, subject.samples, settings)))

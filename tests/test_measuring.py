@@ -1,6 +1,7 @@
 """test.py from end to end: what it measures, writes, times and compares."""
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,23 @@ def test_test_writes_what_other_tools_read(trained: Path, data: Path) -> None:
     assert (label + 1, score) == pytest.approx((first["category_id"], first["score"]), abs=1e-5)
     assert all((folder / name).stat().st_size > 5000 for name in ("curves.png", "confusion.png", "predictions.jpg"))
     assert list((folder / "worst").glob("01_*.jpg"))
+
+
+def test_more_ways_to_measure(trained: Path, data: Path) -> None:
+    (data / "t.data").write_text("classes=3\ntrain=shapes/images/train\ntest=shapes/images/train\nnames=s.names\n")
+    options = ["--weights", trained / "best.pt", "--workers", 0, "--conf", "0"]
+    done = run("test.py", *options, "--data", "t.data", "--task", "test", "--augment", "--name", "t", folder=data)
+    assert done.returncode == 0, done.stderr
+    content = json.loads((data / "runs/test/t/metrics.json").read_text())
+    assert content["images"] == 24 and content["options"]["augment"] is True and content["options"]["max_nms"] is None
+    done = run("test.py", *options, "--data", "s.data", "--max-nms", 2, "--save-json", "--name", "m", folder=data)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((data / "runs/test/m/metrics.json").read_text())["options"]["max_nms"] == 2
+    rows = json.loads((data / "runs/test/m/predictions.json").read_text())
+    counts = Counter((row["image_id"], row["category_id"]) for row in rows)
+    assert counts and max(counts.values()) <= 2
+    done = run("test.py", *options, "--data", "s.data", "--task", "test", folder=data)
+    assert done.returncode == 2 and "expected the key test" in done.stderr
 
 
 def test_test_of_some_classes_and_comparison(trained: Path, data: Path) -> None:

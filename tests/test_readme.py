@@ -14,7 +14,7 @@ from utils.data import formats
 
 DOCUMENTS = ("README.md", "CONTRIBUTING.md", "data/README.md", "docs/training.md", "weights/README.md")
 OPTIONS: dict[str, Any] = {
-    "benchmark.py": ("benchmark", "TrainBenchmark"),
+    "benchmark.py": ("benchmark", "Benchmark"),
     "train.py": ("train", "TrainOptions"),
     "detect.py": ("detect", "CommandOptions"),
     "models.py": ("models", "ModelOptions"),

@@ -69,6 +69,17 @@ def test_limit_and_nothing() -> None:
     assert detections(rows, 1.0, 0.5)[0].shape == (0, 6)
 
 
+def test_the_best_of_each_class_enter_nms() -> None:
+    rng = np.random.default_rng(2)
+    rows = np.concatenate((rng.uniform(50, 900, (300, 2)), rng.uniform(20, 60, (300, 2)), rng.random((300, 6))), axis=1)
+    rows = rows.astype(np.float32)
+    (got,) = detections(torch.from_numpy(rows)[None], 0.1, 0.45, per_class=7)
+    labels, scores = rows[:, 5:].argmax(axis=1), rows[:, 4] * rows[:, 5:].max(axis=1)
+    best = [np.flatnonzero(labels == label)[np.argsort(-scores[labels == label])][:7] for label in range(5)]
+    expected = by_loops(rows[np.concatenate(best)], 0.1, 0.45, False)
+    np.testing.assert_allclose(got.numpy(), expected, rtol=1e-4, atol=1e-4)
+
+
 def test_over_all_classes_and_of_some() -> None:
     """Two boxes in one place of two classes: both stay by class, the better one over all; others are dropped before."""
     rows = torch.tensor([[[10, 10, 8, 8, 1, 0.9, 0.1, 0.1], [10, 10, 8, 8, 1, 0.1, 0.8, 0.1]]])

@@ -297,9 +297,7 @@ def test_something_must_be_left_to_train(small: TrainOptions, layers: str) -> No
 
 def test_benchmark_prints_its_table(small: TrainOptions, capsys: pytest.CaptureFixture[str]) -> None:
     rows = train_speed(
-        TrainBenchmark(
-            "train", cfg=("x.cfg",), img_size=("64",), data="s.data", batch_size=4, workers=0, steps=2, rounds=2
-        )
+        TrainBenchmark(cfg=("x.cfg",), img_size=("64",), data="s.data", batch_size=4, workers=0, steps=2, rounds=2)
     )
     assert [(row[1], row[2]) for row in rows] == [("64", "off"), ("64", "ram")]
     for *_, speeds in rows:

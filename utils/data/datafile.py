@@ -16,14 +16,14 @@ from utils.files import find_file
 from utils.names import check_distinct, read_names
 from utils.yamlfile import read_yaml
 
-USED_KEYS = ("classes", "train", "valid", "names", "annotations", "generator")
+USED_KEYS = ("classes", "train", "valid", "test", "names", "annotations", "generator")
 DARKNET_KEYS = ("backup", "difficult", "eval", "labels", "map", "results", "top", "tree")  # known, without effect here
-YAML_KEYS = ("path", "train", "val", "valid", "names", "nc", "annotations")
+YAML_KEYS = ("path", "train", "val", "valid", "test", "names", "nc", "annotations")
 
 
 @dataclass(frozen=True)
 class DataSpec:
-    """A data set: class names and image files. `train` or `valid` may be empty.
+    """A data set: class names and image files. `train` or `valid` may be empty; `test` is, unless it was asked for.
 
     `annotations` is a COCO JSON file that has the validation images' objects, with their areas and crowd regions.
     """
@@ -32,6 +32,7 @@ class DataSpec:
     names: tuple[str, ...]
     train: tuple[Path, ...]
     valid: tuple[Path, ...]
+    test: tuple[Path, ...] = ()
     annotations: Path | None = None
 
     @property
@@ -40,15 +41,17 @@ class DataSpec:
         return len(self.names)
 
 
-def load_data(path: str | Path) -> DataSpec:
+def load_data(path: str | Path, test: bool = False) -> DataSpec:
     """Read a `.data`, `.yaml` or `.yml` file, given by path or by its bare name in the project's `data/` folder.
+
+    With `test` also its test images: many files name a folder of them that nobody has downloaded.
 
     Raises `DataError` (file, line where there is one, expected, got) for a missing file or key, an unknown key,
     class counts that contradict one another, and an image list or folder that names no image.
     """
     path = find_file(path, "data", DataError).absolute()
-    spec = _load_yaml(path) if path.suffix.lower() in {".yaml", ".yml"} else _load_darknet(path)
-    if not spec.train and not spec.valid:
+    spec = _load_yaml(path, test) if path.suffix.lower() in {".yaml", ".yml"} else _load_darknet(path, test)
+    if not spec.train and not spec.valid and not spec.test:
         raise DataError(f"{path}: expected train or valid (an image list or folder), got neither")
     return spec
 
@@ -56,7 +59,7 @@ def load_data(path: str | Path) -> DataSpec:
 # --- Darknet .data ---------------------------------------------------------------------------------------------------
 
 
-def _load_darknet(path: Path) -> DataSpec:
+def _load_darknet(path: Path, test: bool) -> DataSpec:
     options = _read_options(path)
     roots = [path.parent, Path.cwd()]
 
@@ -78,7 +81,7 @@ def _load_darknet(path: Path) -> DataSpec:
         count = _class_count(options["classes"][0], where("classes"))
     agreed = _agreed_names(names, count, where("classes") if count else f"{path}: classes")
     coco = _locate(options["annotations"][0], roots, where("annotations")) if "annotations" in options else None
-    return DataSpec(path, agreed, images("train"), images("valid"), coco)
+    return DataSpec(path, agreed, images("train"), images("valid"), images("test") if test else (), coco)
 
 
 def _read_options(path: Path) -> dict[str, tuple[str, int]]:
@@ -117,7 +120,7 @@ def _draw_shapes(options: dict[str, tuple[str, int]], path: Path) -> None:
 # --- Ultralytics-style .yaml -----------------------------------------------------------------------------------------
 
 
-def _load_yaml(path: Path) -> DataSpec:
+def _load_yaml(path: Path, test: bool) -> DataSpec:
     options = _read_yaml(path)
     root = path.parent
     if options.get("path") is not None:
@@ -139,7 +142,8 @@ def _load_yaml(path: Path) -> DataSpec:
     names = _agreed_names(_yaml_names(options.get("names"), path), count, f"{path}: nc")
     coco = options.get("annotations")
     file = None if coco is None else _locate(str(coco), roots, f"{path}: annotations")
-    return DataSpec(path, names, images("train"), images("val") or images("valid"), file)
+    valid = images("val") or images("valid")
+    return DataSpec(path, names, images("train"), valid, images("test") if test else (), file)
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

@@ -31,7 +31,13 @@ class EvaluationSettings:
     dtype: torch.dtype | None = None  # autocast to it; None: float32
     max_detections: int = 300  # an image
     agnostic: bool = False  # NMS over all classes together
+    per_class: int | None = None  # candidates of each class that enter NMS, the best; None: all
     rect: int | None = None  # letterbox into the smallest multiple of this (the network's stride) within `size`
+
+    def detections(self, predictions: Tensor) -> list[Tensor]:
+        """`postprocess.detections` with these limits, every (box, class) pair counted."""
+        limits = self.confidence, self.iou, True, self.max_detections, self.agnostic
+        return detections(predictions, *limits, per_class=self.per_class)
 
 
 def evaluation_loader(samples: Sequence[Sample], settings: EvaluationSettings) -> DataLoader[EvaluationBatch | None]:
@@ -63,22 +69,25 @@ def collect(
             continue
         found = run_batch(model, batch.images, settings)
         for index, place, rows in zip(batch.indices, batch.placements, found, strict=True):
-            results[index] = _result(samples[index], place, rows)
+            results[index] = to_result(samples[index], place, rows)
         check()
     return [results[index] for index in sorted(results)]
 
 
 def run_batch(model: nn.Module, images: Tensor, settings: EvaluationSettings) -> list[np.ndarray]:
     """Images (B, 3, H, W) in 0..255 -> each one's (N, 6): x1, y1, x2, y2 in the input's pixels, score, class."""
+    return [rows.cpu().numpy() for rows in settings.detections(predict(model, images, settings))]
+
+
+def predict(model: nn.Module, images: Tensor, settings: EvaluationSettings) -> Tensor:
+    """Images (B, 3, H, W) in 0..255 -> predictions (B, N, 5+C)."""
     device = next(model.parameters()).device
     with torch.inference_mode(), torch.autocast(device.type, settings.dtype, enabled=settings.dtype is not None):
-        predictions = model(images.to(device).float() / 255)
-        limits = settings.confidence, settings.iou, True, settings.max_detections, settings.agnostic
-        found = detections(predictions, *limits)
-    return [rows.cpu().numpy() for rows in found]
+        predictions: Tensor = model(images.to(device).float() / 255)
+    return predictions
 
 
-def _result(sample: Sample, place: Placement, rows: np.ndarray) -> ImageResult:
+def to_result(sample: Sample, place: Placement, rows: np.ndarray) -> ImageResult:
     """Truth and detections in the image's own pixels."""
     found = np.concatenate((place.to_image(rows[:, :4]), rows[:, 4:]), axis=1)
     truth = pixel_boxes(sample.labels, place.image_width, place.image_height)

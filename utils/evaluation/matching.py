@@ -55,17 +55,18 @@ def match(results: Sequence[ImageResult], num_classes: int) -> Matches:
     objects = np.zeros((len(results), num_classes), np.int64)
     parts = []
     for number, result in enumerate(results):
-        labels, crowd = result.truth[:, 0].astype(np.int64), result.crowds()
-        objects[number] = np.bincount(labels[~crowd], minlength=num_classes)
-        for index in np.unique(result.found[:, 5]).astype(np.int64).tolist():
-            rows = np.flatnonzero(result.found[:, 5] == index)
-            rows = rows[np.argsort(-result.found[rows, 4], kind="stable")][:MAX_DETECTIONS]
-            own = np.flatnonzero(labels == index)
-            overlap = overlaps(result.found[rows, :4], result.truth[own, 1:5], crowd[own])
-            correct, ignored, first = _match_class(overlap, crowd[own])
-            found = np.append(own, -1)[first]  # first is -1 for none
-            same = (np.full(len(rows), number), rows, np.full(len(rows), index), result.found[rows, 4])
-            parts.append((*same, correct, ignored, found))
+        own, crowd = result.truth[:, 0].astype(np.int64), result.crowds()
+        objects[number] = np.bincount(own[~crowd], minlength=num_classes)
+        label = result.found[:, 5].astype(np.int64)
+        rows = np.lexsort((-result.found[:, 4], label))  # class after class, the best first
+        rows = rows[_place_in_class(label[rows]) < MAX_DETECTIONS]
+        if not len(rows):
+            continue
+        label = label[rows]
+        overlap = overlaps(result.found[rows, :4], result.truth[:, 1:5], crowd)
+        overlap[label[:, None] != own[None]] = -1
+        correct, ignored, found = _match_image(overlap, crowd)
+        parts.append((np.full(len(rows), number), rows, label, result.found[rows, 4], correct, ignored, found))
     if not parts:
         none, no_flags = np.zeros(0, np.int64), np.zeros((0, len(IOU_THRESHOLDS)), bool)
         return Matches(none, none, none, none.astype(float), no_flags, no_flags, none, objects)
@@ -86,8 +87,16 @@ def overlaps(found_xyxy: np.ndarray, truth_xyxy: np.ndarray, crowd: np.ndarray) 
     return np.divide(common, union, out=np.zeros_like(common), where=union > 0)
 
 
-def _match_class(overlap: np.ndarray, crowd: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Overlaps (D, N), best-scored first -> correct (D, 10), ignored (D, 10), the object found at IoU .5 (D,) or -1."""
+def _place_in_class(label: np.ndarray) -> np.ndarray:
+    """(N,) sorted classes -> (N,): the how manieth of its class each is, from 0."""
+    place: np.ndarray = np.arange(len(label)) - np.searchsorted(label, label)
+    return place
+
+
+def _match_image(overlap: np.ndarray, crowd: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Overlaps (D, N), -1 between classes, each class's best-scored first -> correct (D, 10), ignored (D, 10), the
+    object found at IoU .5 (D,) or -1.
+    """
     detections, count = overlap.shape
     correct = np.zeros((detections, len(IOU_THRESHOLDS)), bool)
     ignored = np.zeros_like(correct)

@@ -14,7 +14,6 @@ from utils.data.images import read_image
 from utils.data.labels import Sample
 from utils.evaluation.evaluate import EvaluationSettings
 from utils.figure import new_figure, save_figure
-from utils.inference.postprocess import detections
 from utils.log import progress
 from utils.network.fuse import fuse
 
@@ -42,7 +41,6 @@ def time_stages(model: nn.Module, samples: Sequence[Sample], settings: Evaluatio
     model = fuse(model)
     dataset = EvaluationSet(samples[:TIMED], settings.size, settings.stretched)
     pictures = [read_image(sample.image) for sample in dataset.samples]
-    limits = settings.confidence, settings.iou, True, settings.max_detections, settings.agnostic
     times = []
     for turn in progress(range(WARM_UP + TIMED), f"timing {settings.size[0]}x{settings.size[1]}", unit="image"):
         start = _now(device)
@@ -52,7 +50,7 @@ def time_stages(model: nn.Module, samples: Sequence[Sample], settings: Evaluatio
         with torch.inference_mode(), torch.autocast(device.type, settings.dtype, enabled=settings.dtype is not None):
             predictions = model(images)
             done = _now(device)
-            detections(predictions, *limits)
+            settings.detections(predictions)
         times.append((ready - start, done - ready, _now(device) - done))
     preprocess, inference, nms = (np.median(times[WARM_UP:], axis=0) * 1000).tolist()
     return Speed(preprocess, inference, nms)

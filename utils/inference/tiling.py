@@ -51,12 +51,11 @@ def merge_tiles(found: Sequence[np.ndarray], windows: Sequence[Window], how: Mer
     views = np.array(windows, np.float32).reshape(-1, 4)[owner]  # (N, 4)
     cut = _cut_sides(rows, views, how.size).any(axis=1)
     group = np.zeros(len(rows)) if how.agnostic else rows[:, 5]
-    whole = rows[~cut]
-    inside = _shared(rows[cut, :4], whole[:, :4]) / np.maximum(_area(rows[cut, :4]), 1e-9)[:, None]
-    same = group[cut][:, None] == group[~cut][None]
-    left = ~((inside > SAME) & same).any(axis=1)
-    parts = _join(rows[cut][left], views[cut][left], group[cut][left])
-    joined = np.concatenate((whole, parts)).astype(np.float32)
+    left = np.flatnonzero(cut)
+    left = left[~_inside(rows[left], group[left], rows[~cut], group[~cut])]
+    parts, of = _join(rows[left], views[left], group[left])
+    parts = parts[~_inside(parts, of, parts, of)]
+    joined = np.concatenate((rows[~cut], parts)).astype(np.float32)
     labels = np.zeros(len(joined)) if how.agnostic else joined[:, 5]
     boxes, scores = torch.from_numpy(joined[:, :4]), torch.from_numpy(joined[:, 4])
     return joined[batched_nms(boxes, scores, torch.from_numpy(labels), how.iou).numpy()]
@@ -71,8 +70,19 @@ def _cut_sides(rows: np.ndarray, views: np.ndarray, size: tuple[int, int]) -> np
     return result
 
 
-def _join(rows: np.ndarray, views: np.ndarray, group: np.ndarray) -> np.ndarray:
-    """Parts of one object, from different tiles, as one box with the best score; until nothing fits any more."""
+def _inside(parts: np.ndarray, of: np.ndarray, rows: np.ndarray, group: np.ndarray) -> np.ndarray:
+    """(N,) bool: which parts lie mostly in a larger box of their own group."""
+    area, larger = _area(parts), _area(rows)
+    covered = _shared(parts[:, :4], rows[:, :4]) > SAME * area[:, None]
+    result: np.ndarray = (covered & (of[:, None] == group[None]) & (larger[None] > area[:, None])).any(axis=1)
+    return result
+
+
+def _join(rows: np.ndarray, views: np.ndarray, group: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Parts of one object, from different tiles, as one box with the best score; until nothing fits any more.
+
+    Also returns their groups.
+    """
     rows, views = rows.copy(), views.copy()
     order = np.argsort(-rows[:, 4], kind="stable")
     rows, views, group = rows[order], views[order], group[order]
@@ -93,7 +103,7 @@ def _join(rows: np.ndarray, views: np.ndarray, group: np.ndarray) -> np.ndarray:
             each[done, :2] = np.minimum(each[done, :2], each[partner, :2])
             each[done, 2:4] = np.maximum(each[done, 2:4], each[partner, 2:4])
         rows, views, group = (np.delete(each, partner, axis=0) for each in (rows, views, group))
-    return rows
+    return rows, group
 
 
 def _clip(boxes: np.ndarray, windows: np.ndarray) -> np.ndarray:
