@@ -14,6 +14,7 @@ from utils.data.datafile import DataSpec, load_data
 from utils.data.dataset import TrainingSet
 from utils.data.labels import Sample, load_samples, report
 from utils.data.sampler import StepSampler, rect_sizes
+from utils.data.stats import sides_px
 from utils.errors import DataError, InputError, Stopped, WeightsError
 from utils.evaluation.evaluate import EvaluationSettings
 from utils.files import find_file, new_run_folder
@@ -22,7 +23,7 @@ from utils.network.graph import Graph, fit_heads, load_graph, num_classes_of, pa
 from utils.network.weights import Checkpoint, read_checkpoint
 from utils.options import choose_device, parse_size, run_command
 from utils.precision import choose_precision, precision_words
-from utils.training.anchors import all_anchors, fit_anchors, measure_anchors, sides_px, with_anchors
+from utils.training.anchors import all_anchors, fit_anchors, measure_anchors, with_anchors
 from utils.training.assign import HeadSpec
 from utils.training.autobatch import fitting_batch
 from utils.training.checkpoint import command_defaults, data_fingerprint, find_run, reopen

@@ -9,8 +9,8 @@ import pytest
 import tyro
 
 from tests.conftest import PROJECT
+from utils.data import autolabel, formats, remap, split, stats
 from utils.data import check as data_check
-from utils.data import formats
 
 DOCUMENTS = ("README.md", "CONTRIBUTING.md", "data/README.md", "docs/training.md", "weights/README.md")
 OPTIONS: dict[str, Any] = {
@@ -20,6 +20,10 @@ OPTIONS: dict[str, Any] = {
     "models.py": ("models", "ModelOptions"),
     "utils.data.check": data_check.CheckOptions,
     "utils.data.formats": formats.Options,
+    "utils.data.split": split.SplitOptions,
+    "utils.data.remap": remap.RemapOptions,
+    "utils.data.autolabel": autolabel.AutolabelOptions,
+    "utils.data.stats": stats.StatsOptions,
 }
 
 

@@ -7,8 +7,9 @@ import pytest
 
 from models import Darknet
 from utils.data.labels import Sample
+from utils.data.stats import sides_px
 from utils.network.graph import load_graph, parse_graph
-from utils.training.anchors import all_anchors, fit_anchors, measure_anchors, sides_px, with_anchors
+from utils.training.anchors import all_anchors, fit_anchors, measure_anchors, with_anchors
 
 
 def test_sides_are_those_of_the_letterboxed_image() -> None:

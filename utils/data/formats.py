@@ -77,16 +77,16 @@ class Written:
 
 def convert_voc(options: VocOptions) -> None:
     """Run `voc`. Raises `DataError` for a source it cannot use or a destination that is not empty."""
-    _check_empty(options.destination)
+    check_empty(options.destination)
     splits = {"train": read_voc(options.source, options.train), "valid": read_voc(options.source, options.valid)}
     found = {box.name for split in splits.values() for picture in split.pictures for box in picture.boxes}
     names = _chosen_names(options.names, tuple(sorted(found)), found)
-    _finish(options.destination, splits, names, options.copy)
+    finish(options.destination, splits, names, options.copy)
 
 
 def convert_coco(options: CocoOptions) -> None:
     """Run `coco`. Raises `DataError` for a source it cannot use or a destination that is not empty."""
-    _check_empty(options.destination)
+    check_empty(options.destination)
     if options.valid_images is not None and options.valid_annotations is None:
         raise DataError("--valid-images: expected --valid-annotations with it")
     train, names = read_coco(options.annotations, options.images)
@@ -100,7 +100,7 @@ def convert_coco(options: CocoOptions) -> None:
     found = {box.name for split in splits.values() for picture in split.pictures for box in picture.boxes}
     chosen = _chosen_names(options.names, names, found)
     coco = (options.valid_annotations or options.annotations) if set(chosen) == set(names) else None
-    _finish(options.destination, splits, chosen, options.copy, coco)
+    finish(options.destination, splits, chosen, options.copy, coco)
 
 
 def write_dataset(
@@ -139,7 +139,8 @@ def write_dataset(
     return Written(folder / f"{folder.name}.data", placed["linked"], placed["copied"])
 
 
-def _check_empty(folder: Path) -> None:
+def check_empty(folder: Path) -> None:
+    """Raise `DataError` unless the folder is new or empty."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise DataError(f"{folder}: expected a new or empty folder; nothing is overwritten")
 
@@ -184,7 +185,7 @@ def _write_labels(picture: Picture, image: Path, names: tuple[str, ...]) -> None
     path.write_text("".join(lines), encoding="utf-8")
 
 
-def _finish(
+def finish(
     folder: Path, splits: dict[str, Annotations], names: tuple[str, ...], copy: bool, coco: Path | None = None
 ) -> None:
     """Write the data set and say what happened."""

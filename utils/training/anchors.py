@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from utils.data.labels import Sample
 from utils.network.graph import Graph
 from utils.training.assign import MAX_RATIO
 
@@ -24,15 +23,6 @@ class AnchorFit:
 
     def __str__(self) -> str:
         return f"best possible recall {self.recall:.4f}, mean fit {self.fit:.3f}"
-
-
-def sides_px(samples: Sequence[Sample], size: tuple[int, int]) -> np.ndarray:
-    """(N, 2) widths and heights of all boxes, in pixels of the input, with images scaled to fit (width, height)."""
-    sides = [
-        sample.labels[:, 3:5] * (np.array(sample.size) * min(size[0] / sample.size[0], size[1] / sample.size[1]))
-        for sample in samples
-    ]
-    return np.concatenate(sides) if sides else np.zeros((0, 2))
 
 
 def measure_anchors(sides: np.ndarray, anchors: np.ndarray) -> AnchorFit:

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 from utils.data.dataset import EvaluationBatch, TrainingSet, collate_training, make_training_loader
 from utils.data.labels import Sample
 from utils.data.sampler import StepSampler
+from utils.data.stats import draw_labels
 from utils.errors import InputError, Stopped
 from utils.evaluation.evaluate import EvaluationSettings, collect, evaluation_loader
 from utils.evaluation.metrics import Metrics, measure
@@ -28,7 +29,7 @@ from utils.training.distributed import Ranks
 from utils.training.engine import Totals, Trainee, train_one_epoch
 from utils.training.history import Board, Record, draw_history, write_csv
 from utils.training.options import TrainOptions
-from utils.training.pictures import draw_batch, draw_labels
+from utils.training.pictures import draw_batch
 from utils.training.stop import StopRequest
 
 DRAWN_BATCHES = 3

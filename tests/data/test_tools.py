@@ -1,0 +1,122 @@
+"""Dividing, renaming, labelling by a network, and drawing a data set."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from utils.data.autolabel import AutolabelOptions, autolabel
+from utils.data.datafile import load_data
+from utils.data.labels import Sample, load_samples
+from utils.data.remap import RemapOptions, remap
+from utils.data.split import SplitOptions, split, stratify
+from utils.data.stats import StatsOptions, stats
+from utils.errors import DataError
+
+
+@pytest.fixture
+def animals(tmp_path: Path) -> Path:
+    """20 images: a cat and a dog on each, and on every fifth a bird; two without anything."""
+    folder = tmp_path / "animals"
+    for kind in ("images", "labels"):
+        (folder / kind).mkdir(parents=True)
+    for index in range(20):
+        cv2.imwrite(str(folder / "images" / f"{index:02d}.png"), np.full((20, 40, 3), index * 10, np.uint8))
+        rows = ["0 .5 .5 .25 .5", "1 .25 .25 .125 .25"] + ["2 .5 .5 1 1"] * (index % 5 == 0) if index < 18 else []
+        (folder / "labels" / f"{index:02d}.txt").write_text("\n".join(rows))
+    (folder / "a.names").write_text("cat\ndog\nbird\n")
+    (folder / "a.data").write_text("classes=3\ntrain=images\nnames=a.names\n")
+    return folder / "a.data"
+
+
+def labels(data: Path, part: str = "train") -> list[list[list[float]]]:
+    spec = load_data(data, test=True)
+    return [sample.labels.tolist() for sample in load_samples(getattr(spec, part), spec.num_classes, part)[0]]
+
+
+def test_division(animals: Path, tmp_path: Path) -> None:
+    data = split(SplitOptions(str(animals), tmp_path / "new", valid=0.25, test=0.25))
+    spec = load_data(data, test=True)
+    assert (len(spec.train), len(spec.valid), len(spec.test)) == (10, 5, 5) and spec.names == ("cat", "dog", "bird")
+    assert sorted((*spec.train, *spec.valid, *spec.test)) == sorted(load_data(animals).train)
+    birds = [sum(row[0] == 2 for rows in labels(data, part) for row in rows) for part in ("train", "valid", "test")]
+    assert birds == [2, 1, 1]
+    again = split(SplitOptions(str(animals), tmp_path / "again", valid=0.25, test=0.25))
+    other = split(SplitOptions(str(animals), tmp_path / "other", valid=0.25, test=0.25, seed=1))
+    assert load_data(again).valid == spec.valid != load_data(other).valid
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("share", [0.1, 0.25])
+def test_each_class_is_divided_in_the_same_shares(seed: int, share: float) -> None:
+    """Classes of 2,000 down to 20 boxes; a division by chance misses the share of the rare ones by far more."""
+    rng = np.random.default_rng(seed)
+    rates = np.array([5, 2, 0.5, 0.15, 0.05])
+    counts = rng.poisson(rates, (400, 5)) * (rng.random((400, 1)) < 0.9)
+    rows = [np.repeat(np.arange(5), row)[:, None] * np.array([[1, 0, 0, 0, 0]]) for row in counts]
+    samples = [Sample(Path("x"), row, (9, 9)) for row in rows]
+    part = stratify(samples, [1 - share, share], seed)
+    got = counts[part == 1].sum(axis=0)
+    assert (np.abs(got - share * counts.sum(axis=0)) <= np.maximum(2, 0.03 * counts.sum(axis=0))).all()
+    assert abs((part == 1).sum() - share * 400) <= 4
+
+
+def test_renaming_merging_and_dropping(animals: Path, tmp_path: Path) -> None:
+    remap(RemapOptions(str(animals), tmp_path / "pets", ("cat=pet", "dog=pet", "bird=")))
+    data = tmp_path / "pets" / "pets.data"
+    assert load_data(data).names == ("pet",)
+    for before, after in zip(labels(animals), labels(data), strict=True):
+        expected = [[0.0, *row[1:]] for row in before if row[0] != 2]
+        np.testing.assert_allclose(np.array(after).reshape(-1, 5), np.array(expected).reshape(-1, 5), atol=1e-6)
+    remap(RemapOptions(str(animals), tmp_path / "same", ("cat=lion",)))
+    assert load_data(tmp_path / "same" / "same.data").names == ("lion", "dog", "bird")
+
+
+def test_detections_become_labels(animals: Path, tmp_path: Path) -> None:
+    image = animals.parent / "images" / "03.png"
+    box = {"x1": 10, "y1": 5, "x2": 30, "y2": 15, "class": 1, "name": "dog"}
+    found = [
+        {"path": str(image), "width": 40, "height": 20, "boxes": [{**box, "score": 0.8}, {**box, "score": 0.3}]},
+        {"path": "film.mp4", "width": 40, "height": 20, "frame": 3, "boxes": [{**box, "score": 0.8}]},
+    ]
+    (tmp_path / "detections.json").write_text(json.dumps(found))
+    options = AutolabelOptions(str(tmp_path / "detections.json"), tmp_path / "auto", names=animals.parent / "a.names")
+    autolabel(options)
+    data = tmp_path / "auto" / "auto.data"
+    assert load_data(data).names == ("cat", "dog", "bird")
+    assert labels(data) == [[[1.0, 0.5, 0.5, 0.5, 0.5]]]
+
+
+def test_drawing(animals: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = stats(StatsOptions(str(animals)))
+    assert cv2.imread(str(folder / "train.png")).shape == (900, 1200, 3) and not (folder / "valid.png").exists()
+
+
+def test_bad_input(animals: Path, tmp_path: Path) -> None:
+    junk, empty = tmp_path / "junk.json", tmp_path / "empty.json"
+    junk.write_text('[{"a": 1}]')
+    empty.write_text("[]")
+    new = tmp_path / "new"
+    cases: list[tuple[Callable[..., object], object, str]] = [
+        (split, SplitOptions(str(animals), new, valid=0.8, test=0.4), "expected shares that leave some for training"),
+        (split, SplitOptions(str(animals), new, valid=0.01), "20 images are too few for any in valid"),
+        (split, SplitOptions(str(animals), tmp_path), "expected a new or empty folder"),
+        (
+            remap,
+            RemapOptions(str(animals), new, ("cow=pet",)),
+            "cow=pet: expected OLD=NEW or OLD=, OLD one of cat, dog",
+        ),
+        (remap, RemapOptions(str(animals), new, ("cat=a", "cat=b")), "cat was changed before"),
+        (remap, RemapOptions(str(animals), new, ("cat=", "dog=", "bird=")), "expected some class to be left"),
+        (remap, RemapOptions(str(animals), new, ()), "expected changes"),
+        (autolabel, AutolabelOptions(str(junk), new), "not what detect.py --save-json writes"),
+        (autolabel, AutolabelOptions(str(empty), new), "no image in it can be read"),
+    ]
+    for function, options, message in cases:
+        with pytest.raises(DataError, match=message):
+            function(options)
+        assert not new.exists()
