@@ -21,17 +21,18 @@ def draw_curves(path: Path, report: Report) -> None:
     shape = report.curves
     known = [index for index in range(len(report.names)) if np.isfinite(shape.f1[index]).all()]
     at = f"{shape.confidence:.3f}"
-    for axes, xs, values, title, label in (
-        (by_recall, RECALLS, shape.by_recall, "Precision over recall, at IoU .5", "recall"),
-        (f1, CONFIDENCES, shape.f1, f"F1, best at confidence {at}", "confidence"),
-        (precision, CONFIDENCES, shape.precision, "Precision", "confidence"),
-        (recall, CONFIDENCES, shape.recall, "Recall", "confidence"),
+    few = len(known) <= NAMED_CURVES
+    for axes, xs, values, title, label, unit in (
+        (by_recall, RECALLS, shape.by_recall, "Precision over recall, at IoU .5", "recall", "precision"),
+        (f1, CONFIDENCES, shape.f1, f"F1, best at confidence {at}", "confidence", "F1"),
+        (precision, CONFIDENCES, shape.precision, "Precision over confidence", "confidence", "precision"),
+        (recall, CONFIDENCES, shape.recall, "Recall over confidence", "confidence", "recall"),
     ):
-        for index in known:
-            few = len(known) <= NAMED_CURVES
+        for number, index in enumerate(known):
             colour = np.array(class_colour(index)) / 255 if few else "0.75"
             score = f" {values[index].mean():.3f}" if axes is by_recall else f" {values[index, shape.best]:.3f}"
-            axes.plot(xs, values[index], color=colour, lw=1, label=report.names[index] + score if few else None)
+            name = report.names[index] + score if few else None if number else f"each of {len(known)} classes"
+            axes.plot(xs, values[index], color=colour, lw=1, label=name)
         if known:
             mean = values[known].mean(axis=0)
             score = mean.mean() if axes is by_recall else mean[shape.best]
@@ -39,7 +40,7 @@ def draw_curves(path: Path, report: Report) -> None:
             axes.legend(fontsize="small")
         if axes is not by_recall:
             axes.axvline(shape.confidence, color="black", lw=0.8, ls=":")
-        axes.set(title=title, xlabel=label, xlim=(0, 1), ylim=(0, 1.02))
+        axes.set(title=title, xlabel=label, ylabel=unit, xlim=(0, 1), ylim=(0, 1.02))
         axes.grid(alpha=0.3)
     save_figure(figure, path)
 
@@ -48,8 +49,8 @@ def draw_confusion(path: Path, report: Report) -> None:
     """What the objects of each class were found as, in counts and as shares of the class's objects."""
     counts = report.confusion
     names = [*report.names, "background"]
-    side = min(16, 4 + 0.35 * len(names))
-    figure, (left, right) = new_figure((2 * side, side), 1, 2)
+    side = min(17, 5.5 + 0.3 * len(names))
+    figure, (left, right) = new_figure((2 * side, side + 1), 1, 2)  # squares in it: room for what is above and below
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     title = f"at confidence {report.curves.confidence:.3f}, IoU .5"
     for axes, values, form, what in ((left, counts, "{:,}", "Objects"), (right, shares, "{:.2f}", "Shares of a row")):
@@ -60,7 +61,7 @@ def draw_confusion(path: Path, report: Report) -> None:
         )
         axes.set_yticks(places, names)
         axes.set(
-            title=f"{what}, {title}", xlabel="found as (background: missed)", ylabel="labelled (background: nothing)"
+            title=f"{what},\n{title}", xlabel="found as (background: missed)", ylabel="labelled (background: nothing)"
         )
         if len(report.names) <= WRITTEN_CELLS:
             _write_cells(axes, values, shares, form)
