@@ -17,6 +17,7 @@ import tyro
 from detect import AHEAD, DetectOptions, Job
 from models import load_model
 from train import prepare
+from utils.clock import now
 from utils.data.cache import CacheMode
 from utils.data.datafile import load_data
 from utils.data.dataset import Batch, make_training_loader
@@ -181,17 +182,10 @@ def _step_speed(run: Run, batch: Batch, steps: int) -> float:
 
 
 def _seconds(work: Callable[[], Any], times: int, device: torch.device) -> float:
-    _finish(device)
-    start = time.perf_counter()
+    start = now(device)
     for _ in range(times):
         work()
-    _finish(device)
-    return time.perf_counter() - start
-
-
-def _finish(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    return now(device) - start
 
 
 def _train(run: Run, batch: Batch) -> None:
@@ -202,11 +196,10 @@ def _train(run: Run, batch: Batch) -> None:
 def _timed_step(run: Run, batches: _Endless) -> tuple[float, float, float]:
     """Seconds of one step: waiting for its images, gradients, change of the weights."""
     device = next(run.model.parameters()).device
-    times = [time.perf_counter()]
+    times = [now(device)]
 
     def note() -> None:
-        _finish(device)
-        times.append(time.perf_counter())
+        times.append(now(device))
 
     run.trainee.train_mode()
     images, targets, _ = next(batches)
@@ -254,13 +247,14 @@ class StageCosts:
     @property
     def bound(self) -> float:
         """What no overlapping can beat: the slowest stage, or all CPU time shared by all cores."""
-        cores = torch.get_num_threads()
+        cores = os.cpu_count() or 1
         return max(*(wall for wall, _ in self.stages.values()), sum(cpu for _, cpu in self.stages.values()) / cores)
 
 
 def detect_speed(options: DetectBenchmark) -> StageCosts:
     """Time detection and print a table."""
-    check_at_least(1, images=options.images, rounds=options.rounds)
+    check_at_least(1, rounds=options.rounds)
+    check_at_least(2, images=options.images)
     with tempfile.TemporaryDirectory() as folder:
         files = list(itertools.islice(itertools.cycle(load_data(options.data).valid), options.images))
         if not files:
@@ -275,11 +269,13 @@ def detect_speed(options: DetectBenchmark) -> StageCosts:
             for file in files:
                 for name, cost in _one_picture(job, str(file), Path(folder)):
                     stages.setdefault(name, []).append(cost)
-            start = time.perf_counter()
             with Writer(Path(folder) / str(turn), Outputs(), Result.plot) as writer, Behind(writer.write, AHEAD) as end:
-                for result in job.results():
+                results = job.results()
+                end.put(next(results))  # it has had the first run of the network
+                start = time.perf_counter()
+                for result in results:
                     end.put(result)
-            together.append((time.perf_counter() - start) * 1000 / len(files))
+            together.append((time.perf_counter() - start) * 1000 / (len(files) - 1))
     medians = {name: _medians(costs) for name, costs in stages.items()}
     costs = StageCosts(medians, statistics.median(together))
     _show_stages(costs, counted(len(files), "image"), ("read", "preprocess", "nms", "draw", "write"))
@@ -383,6 +379,7 @@ def evaluation_speed(options: EvaluationBenchmark) -> dict[str, float]:
             if batch is None:
                 continue
             predictions = predict(network, batch.images, settings)
+            now(predictions.device)
             spent["inference"] += watch.lap()[0]
             found = [rows.cpu().numpy() for rows in settings.detections(predictions)]
             spent["nms"] += watch.lap()[0]

@@ -4,6 +4,7 @@ In Python, `detect(DetectOptions(weights=..., source=...))` gives a Result for e
 writes nothing.
 """
 
+import signal
 import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -195,6 +196,8 @@ class Detector:
 
     def __init__(self, cfg: str | None = None, weights: str | None = None, **options: Any) -> None:
         self.options = DetectOptions(weights=weights or "", source="", cfg=cfg, **options)
+        if self.options.track or self.options.count_line is not None:
+            raise InputError("a Detector looks at pictures one by one: expected detect() for track and count_line")
         check(self.options)
         self.predictor = make_predictor(self.options, weights)
 
@@ -215,7 +218,8 @@ class Detector:
         else:
             array = np.asarray(picture)
             if array.dtype != np.uint8 or array.ndim not in {3, 4} or array.shape[-1] != 3 or not array.size:
-                raise InputError(f"expected (H, W, 3) uint8 in BGR, got {array.shape} {array.dtype}")
+                got = f"{array.shape} {array.dtype}" if array.ndim else type(picture).__name__
+                raise InputError(f"expected a path, a PIL image or (H, W, 3) uint8 in BGR, got {got}")
             yield from (Frame(image, "") for image in (array if array.ndim == 4 else array[None]))
 
 
@@ -248,8 +252,8 @@ class Tally:
     stopped: bool = False
 
 
-def main(options: CommandOptions) -> Path:
-    """Detect, write and show; returns the folder. Raises InputError for bad input."""
+def main(options: CommandOptions) -> Path | None:
+    """Detect, write and show; returns the folder, None if nothing was to be written. Raises InputError."""
     if options.line_thickness is not None:
         check_at_least(1, line_thickness=options.line_thickness)
     window = Window() if options.view_img else None
@@ -260,10 +264,11 @@ def main(options: CommandOptions) -> Path:
     flags = options.save_json, options.save_csv, options.save_txt, options.save_crop, options.count_line is not None
     results = job.results()
     first = next(results)  # nothing readable is an error before anything is written
-    folder = new_run_folder("runs/detect", options.name)
+    outputs = Outputs(not options.nosave, *flags)
+    folder = new_run_folder("runs/detect", options.name) if any(vars(outputs).values()) else None
     tally, length = Tally(first=time.perf_counter()), job.source.length
     told = not job.source.live and first.frame.video is None and length is not None and length <= TOLD
-    with Writer(folder, Outputs(not options.nosave, *flags), draw) as writer, Behind(writer.write, AHEAD) as behind:
+    with Writer(folder or Path(), outputs, draw) as writer, Behind(writer.write, AHEAD) as behind:
         try:
             for result in progress(chain_first(first, results), "detecting", unit="frame", total=length):
                 tally.pictures += 1
@@ -297,7 +302,7 @@ def tell(result: Result) -> None:
     say(f"{result.path}: {result.width}x{result.height}, {result.counts()}, {spent:.1f} ms")
 
 
-def summarise(job: Job, tally: Tally, folder: Path) -> None:
+def summarise(job: Job, tally: Tally, folder: Path | None) -> None:
     """What was found, skipped and dropped, and where it is."""
     options, source = job.options, job.source
     seconds = time.perf_counter() - tally.first
@@ -316,8 +321,9 @@ def summarise(job: Job, tally: Tally, folder: Path) -> None:
     resized = f"{'stretch' if options.stretch else 'letterbox'} to {width}x{height}"
     if options.tile is not None:
         resized += f", and tiles of {options.tile}"
-    say(f"{', '.join(words)} ({resized}); results in {folder}")
+    say(f"{', '.join(words)} ({resized}); " + ("nothing was written" if folder is None else f"results in {folder}"))
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends it like Ctrl-C: what was found is kept
     run_command(main, CommandOptions, "Find objects in images, videos and streams.")

@@ -111,6 +111,8 @@ def prepare(options: TestOptions) -> Subject:
     check_thresholds(options.conf, options.iou)
     check_loading(options.batch_size, options.workers)
     check_at_least(1, max_det=options.max_det, **({} if options.max_nms is None else {"max_nms": options.max_nms}))
+    if options.rect and options.task in {"speed", "study"}:
+        raise InputError(f"--rect with --task {options.task}: expected none; its images have inputs of different sizes")
     if options.rect and options.stretch:
         raise InputError("--rect with --stretch: expected one of them; a stretched image has no grey bars")
     dtype = half_precision(device) if options.half else None
@@ -133,7 +135,8 @@ def prepare(options: TestOptions) -> Subject:
     report(problems)
     limits = options.conf, options.iou, options.stretch, options.batch_size, options.workers, dtype
     rect = model.largest_stride if options.rect else None
-    settings = EvaluationSettings(size, *limits, options.max_det, options.agnostic_nms, options.max_nms, rect)
+    agnostic = options.agnostic_nms or options.single_cls  # else a box would count once for each class it may be of
+    settings = EvaluationSettings(size, *limits, options.max_det, agnostic, options.max_nms, rect)
     annotations = spec.annotations if key == "valid" else None
     coco = None if annotations is None else read_truth(annotations, spec.names)
     network = Augmented(model, model.largest_stride).eval() if options.augment else model
@@ -227,7 +230,8 @@ def study(options: TestOptions) -> list[StudyPoint]:
     points = []
     for size in study_sizes(subject.settings.size, subject.stride):
         settings = replace(subject.settings, size=size)
-        metrics = measure(find_all(subject, settings, f"{size[0]}x{size[1]}"), subject.spec.names)
+        found = find_all(subject, settings, f"{size[0]}x{size[1]}")
+        metrics = measure(*as_asked(found, subject.spec.names, subject.chosen, options.single_cls))
         points.append(StudyPoint(size, metrics.ap50, metrics.ap, time_stages(subject.model, subject.samples, settings)))
     folder = new_run_folder("runs/test", options.name)
     write_text(folder / "study.json", json.dumps([asdict(point) for point in points], indent=2) + "\n")

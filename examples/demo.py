@@ -24,6 +24,7 @@ def main() -> None:
     pattern = str(image.parent / "*[05].jpg")
     weights = str(result.folder / "best.pt")
     folder = detect(CommandOptions(weights=weights, source=pattern, agnostic_nms=True, name="demo"))
+    assert folder is not None
     files = sorted(folder.glob("*.jpg"))[: COLUMNS * ROWS]
     tiles = [cv2.resize(read_image(file), (TILE, TILE)) for file in files]
     rows = [np.hstack(tiles[row * COLUMNS : (row + 1) * COLUMNS]) for row in range(ROWS)]

@@ -15,7 +15,7 @@ def test_detection(trained: Path, data: Path, capsys: pytest.CaptureFixture[str]
     costs = detect_speed(DetectBenchmark(weights=weights, data=str(data / "s.data"), images=6, rounds=2, conf=0.01))
     assert list(costs.stages) == ["read", "preprocess", "inference", "nms", "draw", "write"]
     assert all(wall > 0 and cpu > 0 for wall, cpu in costs.stages.values())
-    assert costs.bound >= max(wall for wall, _ in costs.stages.values()) and costs.together > 0
+    assert costs.together >= 0.5 * max(wall for wall, _ in costs.stages.values())
     printed = capsys.readouterr().out
     assert f"all overlapping {costs.together:.1f} ms" in printed and "beside the network" in printed
 

@@ -12,7 +12,14 @@ from tests.conftest import PROJECT
 from utils.data import autolabel, formats, remap, split, stats
 from utils.data import check as data_check
 
-DOCUMENTS = ("README.md", "CONTRIBUTING.md", "data/README.md", "docs/detecting.md", "docs/training.md", "weights/README.md")
+DOCUMENTS = (
+    "README.md",
+    "CONTRIBUTING.md",
+    "data/README.md",
+    "docs/detecting.md",
+    "docs/training.md",
+    "weights/README.md",
+)
 OPTIONS: dict[str, Any] = {
     "benchmark.py": ("benchmark", "Benchmark"),
     "train.py": ("train", "TrainOptions"),

@@ -10,6 +10,7 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from utils.errors import DataError
 from utils.files import whole_file
 from utils.log import warn
 
@@ -58,7 +59,7 @@ def _font_file(foreign: frozenset[int]) -> str:
     return str(_own_font())
 
 
-@lru_cache(maxsize=512)
+@lru_cache(maxsize=64)
 def _word(text: str, size: int) -> np.ndarray:
     """A text as an (H, W) uint8 mask, 0 to 255, `size` pixels high; the same height for every text of a font."""
     foreign = frozenset(ord(letter) for letter in text if not letter.isspace()) - _own_characters()
@@ -146,8 +147,15 @@ def draw_line(picture: np.ndarray, ends: tuple[int, int, int, int], text: str, t
 
 def write_image(path: Path, picture: np.ndarray) -> None:
     """Write an (H, W, 3) BGR picture, whole or not at all, as what the path's suffix says."""
+    try:
+        done, content = cv2.imencode(path.suffix, picture)
+    except cv2.error:  # larger than the format allows
+        done = False
+    if not done:
+        size = f"{picture.shape[1]}x{picture.shape[0]}"
+        raise DataError(f"{path}: a picture of {size} cannot be written as {path.suffix}")
     with whole_file(path) as partial:
-        partial.write_bytes(cv2.imencode(path.suffix, picture)[1].tobytes())
+        partial.write_bytes(content.tobytes())
 
 
 def write_tiles(path: Path, tiles: Sequence[np.ndarray], columns: int | None = None) -> None:

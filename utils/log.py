@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Iterable
-from typing import TypeVar
+from typing import TextIO, TypeVar
 
 from tqdm import tqdm
 
@@ -18,12 +18,21 @@ def is_first() -> bool:
 def say(message: str = "") -> None:
     """Print one line to stdout, above a progress bar where one is showing; rank 0 alone."""
     if is_first():
-        tqdm.write(message, file=sys.stdout)
+        _write(message, sys.stdout)
 
 
 def warn(message: str) -> None:
     """Print one line to stderr: something was skipped or differs from what one would expect."""
-    tqdm.write(message, file=sys.stderr)
+    _write(message, sys.stderr)
+
+
+def _write(message: str, file: TextIO) -> None:
+    """Above a bar that someone watches; in a log, without drawing the bar again."""
+    message = message.encode("utf-8", "backslashreplace").decode()  # file names need not be text
+    if sys.stderr.isatty():
+        tqdm.write(message, file=file)
+    else:
+        print(message, file=file, flush=True)
 
 
 def progress(

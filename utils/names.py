@@ -32,12 +32,13 @@ def check_distinct(names: Sequence[str], where: str) -> None:
             raise DataError(f"{where}: expected distinct class names, got {name!r} {number} times")
 
 
-def pick_classes(wanted: str | None, names: Sequence[str]) -> list[int]:
-    """`0,2` or `cat,dog` -> class indices; None: all. Raises InputError for one that is not there."""
+def pick_classes(wanted: str | int | Sequence[int | str] | None, names: Sequence[str]) -> list[int]:
+    """`0,2`, `cat,dog` or a list of such -> class indices; None: all. Raises InputError for one that is not there."""
     if wanted is None:
         return list(range(len(names)))
     picked = []
-    for part in (part.strip() for part in wanted.split(",")):
+    parts = str(wanted).split(",") if isinstance(wanted, str | int) else map(str, wanted)
+    for part in (part.strip() for part in parts):
         if part in names:
             picked.append(names.index(part))
         elif part.isdecimal() and int(part) < len(names):

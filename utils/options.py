@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import tyro
@@ -46,11 +46,11 @@ def run_command(
         raise SystemExit(128 + stop.number) from None
 
 
-def parse_size(size: int | str | None, flag: str = "--img-size") -> tuple[int, int] | None:
-    """`416` or `"416"` -> (416, 416); `"W,H"` -> (W, H) in pixels; None stays None (the cfg's own size)."""
+def parse_size(size: int | str | Sequence[int] | None, flag: str = "--img-size") -> tuple[int, int] | None:
+    """`416` or `"416"` -> (416, 416); `"W,H"` or a pair -> (W, H) in pixels; None stays None (the cfg's own size)."""
     if size is None:
         return None
-    parts = str(size).split(",")
+    parts = str(size).split(",") if isinstance(size, int | str) else [str(side) for side in size]
     if len(parts) > 2 or not all(part.strip().isdigit() and int(part) > 0 for part in parts):
         raise InputError(f"{flag} {size}: expected N or W,H in pixels, such as 416 or 640,384")
     width, height = int(parts[0]), int(parts[-1])

@@ -5,9 +5,11 @@ import io
 import sys
 import threading
 from collections.abc import Iterator
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 
+import av
 import cv2
 import numpy as np
 import pytest
@@ -27,16 +29,30 @@ def write_video(path: Path, frames: int) -> Path:
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10, (64, 48))
     assert writer.isOpened()
     for index in range(frames):
-        writer.write(np.full((48, 64, 3), index * 40, np.uint8))
+        writer.write(np.full((48, 64, 3), index * 40 % 256, np.uint8))
     writer.release()
     return path
 
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[str]:
-    """The address of a server of what lies in tmp_path."""
+    """The address of a server of what lies in tmp_path; /private/ asks for me:secret, /moved/ points on."""
 
     class Quiet(http.server.SimpleHTTPRequestHandler):
+        def do_GET(self) -> None:
+            if self.path.startswith("/private/") and self.headers["Authorization"] != "Basic bWU6c2VjcmV0":
+                self.send_error(401)
+            elif self.path.startswith("/moved/"):
+                self.send_response(302)
+                self.send_header("Location", self.path.replace("/moved/", "/private/"))
+                self.end_headers()
+            else:
+                self.path = self.path.replace("/private/", "/")
+                super().do_GET()
+
+        def guess_type(self, path: object) -> str:
+            return "image/png" if str(path).endswith("picture") else super().guess_type(str(path))
+
         def log_message(self, *_: object) -> None: ...
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(tmp_path))) as serving:
@@ -66,6 +82,28 @@ def test_video(tmp_path: Path) -> None:
         assert frame.seconds == pytest.approx(index / 10)
     video = frames[0].video
     assert video is not None and (video.fps, video.width, video.height, video.frames) == (10, 64, 48, 4)
+
+
+def test_frames_have_the_videos_own_times(tmp_path: Path) -> None:
+    times = [0, 33, 66, 100, 1100, 2100, 2133]
+    with av.open(str(tmp_path / "v.mp4"), "w") as file:
+        stream = file.add_stream("libx264", rate=30)
+        stream.width, stream.height, stream.codec_context.time_base = 64, 48, Fraction(1, 1000)
+        for milliseconds in times:
+            frame = av.VideoFrame.from_ndarray(np.zeros((48, 64, 3), np.uint8), format="bgr24")
+            frame.pts, frame.time_base = milliseconds, Fraction(1, 1000)
+            file.mux(stream.encode(frame))
+        file.mux(stream.encode())
+    frames = list(open_source(str(tmp_path / "v.mp4")).frames())
+    assert [frame.seconds * 1000 for frame in frames] == pytest.approx(times, abs=1)
+
+
+def test_a_video_that_ends_early_is_named(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path = write_video(tmp_path / "v.avi", 40)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    count = len(list(open_source(str(path)).frames()))
+    assert 5 < count < 35
+    assert f"damaged after {count} of " in capfd.readouterr().err
 
 
 def test_every_other_frame(tmp_path: Path) -> None:
@@ -101,10 +139,10 @@ def test_lists_of_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     """Relative to the working directory, else to the list; comments and blank lines are none."""
     for name in ("here/1.png", "there/2.png"):
         write_image(tmp_path / name, 1)
-    (tmp_path / "there" / "list.txt").write_text(f"# a comment\n1.png\n\n2.png\n{tmp_path}/here/1.png\n")
+    (tmp_path / "there" / "list.txt").write_text(f"# a comment\n1.png\n\n2.png\n1.png\n{tmp_path}/here/1.png\n")
     monkeypatch.chdir(tmp_path / "here")
     assert paths("../there/list.txt") == ["1.png", "../there/2.png", f"{tmp_path}/here/1.png"]
-    monkeypatch.setattr(sys, "stdin", io.StringIO("1.png\n../there/2.png\n"))
+    monkeypatch.setattr(sys, "stdin", io.StringIO("1.png\n# a comment\n../there/2.png\n"))
     assert paths("-") == ["1.png", "../there/2.png"]
 
 
@@ -116,6 +154,25 @@ def test_addresses_of_files(tmp_path: Path, server: str) -> None:
     assert [frame.index for frame in open_source(f"{server}/v.avi").frames()] == [0, 1, 2]
     with pytest.raises(DataError, match=r"/gone\.png: cannot be fetched \(.*404"):
         paths(f"{server}/gone.png")
+
+
+def test_addresses_that_do_not_say_image(tmp_path: Path, server: str) -> None:
+    """The server says it; letters beyond ASCII are put into the form that servers know."""
+    write_image(tmp_path / "a.png", 9).rename(tmp_path / "picture")
+    (frame,) = open_source(f"{server}/picture").frames()
+    assert frame.image.max() == 9
+    cv2.imwrite(str(tmp_path / "größe 1.png"), np.full((6, 8, 3), 7, np.uint8))
+    (frame,) = open_source(f"{server}/größe 1.png").frames()
+    assert frame.image.max() == 7
+
+
+def test_passwords_go_to_the_server_alone(tmp_path: Path, server: str) -> None:
+    write_image(tmp_path / "a.png", 9)
+    (frame,) = open_source(server.replace("http://", "http://me:secret@") + "/private/a.png").frames()
+    assert frame.path == f"{server}/private/a.png"
+    for address in (f"{server}/private/a.png", server.replace("http://", "http://me:secret@") + "/moved/a.png"):
+        with pytest.raises(DataError, match="401"):  # not sent on to where it was pointed
+            paths(address)
 
 
 def test_passwords_are_not_shown(server: str) -> None:
@@ -208,7 +265,7 @@ def test_unreadable_file_is_named_and_counted(tmp_path: Path, capfd: pytest.Capt
 def test_nothing_readable(tmp_path: Path) -> None:
     for name in ("a.png", "b.png"):
         (tmp_path / name).write_bytes(b"junk")
-    with pytest.raises(DataError, match="none of the 2 files can be read"):
+    with pytest.raises(DataError, match="none of 2 files can be read"):
         list(open_source(str(tmp_path)).frames())
     with pytest.raises(DataError, match=r"a\.png: not an image"):
         list(open_source(str(tmp_path / "a.png")).frames())
@@ -231,6 +288,10 @@ def test_nothing_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("screen:1,2,3", "expected screen or screen:x,y,w,h in pixels"),
         ("screen:1,2,0,3", "expected a width and a height above 0"),
         ("77", "camera 77: no such camera, or it cannot be opened"),
+        ("9999", "9999: no such file or folder"),
+        ("http://[bad/x.jpg", "not an address"),
+        ("~nobody-of-this-name/x.jpg", "home directory"),
+        ("a\0b.jpg", "no such file or folder"),
     ):
         with pytest.raises(DataError, match=message.replace("(", r"\(")):
             list(open_source(source).frames())

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -15,6 +15,7 @@ from utils.inference.tiling import Merge, merge_tiles, tile_windows
 @given(
     st.integers(1, 3000), st.integers(1, 3000), st.integers(20, 900), st.integers(20, 900), st.floats(0, 0.9)
 )  # fmt: skip
+@settings(deadline=None)
 def test_windows_cover_the_picture_and_overlap(width: int, height: int, across: int, down: int, overlap: float) -> None:
     windows = np.array(tile_windows(width, height, (across, down), overlap))
     for low, high, side, part in ((0, 2, width, across), (1, 3, height, down)):

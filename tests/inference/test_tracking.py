@@ -1,5 +1,7 @@
 """Objects keep their numbers, and are counted where they cross a line."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -62,7 +64,44 @@ def test_each_video_has_its_own_numbers() -> None:
     assert one.to_dict()["boxes"][0]["id"] == 1
 
 
-@pytest.mark.parametrize("text", ["1,2,3", "a,b,c,d", "5,5,5,5", ""])
+def test_an_object_that_is_hidden_while_it_crosses_is_counted() -> None:
+    tracker = Tracker(0.25, Line(100, 0, 100, 100))
+    for index in range(40):
+        visible = two(index)[:1] if abs(index - 20) > 3 else []
+        tracker(result(index, visible, [0.9] * len(visible)))
+    assert list(tracker.counts()) == [("v.mp4", 0, 1)]
+
+
+def test_going_round_the_end_of_the_line_is_no_crossing(capfd: pytest.CaptureFixture[str]) -> None:
+    """The line ends below the object's way; another lies outside of the picture, which is said."""
+    tracker = Tracker(0.25, Line(100, 40, 100, 100))
+    for index in range(40):
+        tracker(result(index, two(index)[:1], [0.9]))
+    assert list(tracker.counts()) == [("v.mp4", 0, 0)] and not capfd.readouterr().err
+    Tracker(0.25, Line(100, 140, 300, 140))(result(0, two(0), [0.9, 0.8]))
+    assert "outside of v.mp4, which has 200x100 pixels" in capfd.readouterr().err
+
+
+def test_seconds_between_frames_do_not_matter() -> None:
+    tracker = Tracker(0.25)
+    for index in range(4):
+        tracked = tracker(
+            replace(result(index, two(index), [0.9, 0.8]), frame=Frame(BLANK, "v", index, VIDEO, 5.0 * index))
+        )
+    assert tracked.track_ids is not None and tracked.track_ids.tolist() == [1, 2]
+
+
+def test_what_is_gone_is_forgotten() -> None:
+    tracker = Tracker(0.25)
+    for index in range(5):
+        tracker(result(index, two(index), [0.9, 0.8]))
+    for index in range(5, 100):
+        tracker(result(index, [], []))
+    (video,) = tracker.videos.values()
+    assert not video.traces and not video.seen
+
+
+@pytest.mark.parametrize("text", ["1,2,3,9999999", "1,2,3", "a,b,c,d", "5,5,5,5", ""])
 def test_bad_lines(text: str) -> None:
     with pytest.raises(InputError, match="--count-line"):
         Line.parse(text)

@@ -9,12 +9,14 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import PurePath
+from typing import Any
 
 import cv2
 import numpy as np
 
 from utils.data.images import IMAGE_SUFFIXES, decode_image, read_image
 from utils.errors import DataError
+from utils.log import warn
 
 VIDEO_SUFFIXES = frozenset({".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv"})
 SCHEMES = frozenset({"http", "https", "rtmp", "rtsp", "rtsps", "srt", "tcp", "udp"})
@@ -34,6 +36,8 @@ class VideoInfo:
     height: int
     frames: int | None
     """How many frames there are, None where the source does not say, and of live ones."""
+    live: bool = False
+    """Whether it goes on until it is stopped."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,7 @@ class Frame:
     video: VideoInfo | None = None
     """None for an image file."""
     seconds: float = 0.0
-    """Since the first frame: by the video's rate, of a stream by the clock."""
+    """Since the first frame: as the video says, else by its rate; of a stream by the clock."""
     read_ms: float = 0.0
     """What reading and decoding took."""
 
@@ -62,7 +66,7 @@ def is_address(source: str) -> bool:
 
 def suffix_of(source: str) -> str:
     """`.jpg`, of a path or of a URL's path, in lower case."""
-    return PurePath(urllib.parse.urlsplit(source).path if is_address(source) else source).suffix.lower()
+    return PurePath(urllib.parse.urlsplit(public_name(source)).path if is_address(source) else source).suffix.lower()
 
 
 def is_file_name(source: str) -> bool:
@@ -74,7 +78,10 @@ def public_name(source: str) -> str:
     """An address without user and password; all else as it is."""
     if not is_address(source):
         return source
-    parts = urllib.parse.urlsplit(source)
+    try:
+        parts = urllib.parse.urlsplit(source)
+    except ValueError as error:
+        raise DataError(f"{source.rpartition('@')[2]}: not an address ({error})") from None
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
@@ -91,21 +98,38 @@ def read_frames(source: str, stride: int = 1) -> Iterator[Frame]:
     yield Frame(image, public_name(source), read_ms=(time.perf_counter() - start) * 1000)
 
 
+def is_image_address(address: str) -> bool:
+    """Whether an http server says that an image is behind an address, whatever its name."""
+    if not address.lower().startswith(("http://", "https://")):
+        return False
+    try:
+        with _request(address) as answer:
+            return str(answer.headers.get_content_type()).startswith("image/")
+    except (OSError, ValueError, http.client.HTTPException):
+        return False  # what is wrong, opening it will tell
+
+
 def _fetch(address: str) -> np.ndarray:
     """The bytes behind an http address."""
-    name, parts = public_name(address), urllib.parse.urlsplit(address)
-    request = urllib.request.Request(name)
-    if parts.username is not None:
-        pair = f"{urllib.parse.unquote(parts.username)}:{urllib.parse.unquote(parts.password or '')}"
-        request.add_header("Authorization", "Basic " + base64.b64encode(pair.encode()).decode())
+    name = public_name(address)
     try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
+        with _request(address) as answer:
             content = answer.read(MAX_BYTES + 1)
     except (OSError, ValueError, http.client.HTTPException) as error:
         raise DataError(f"{name}: cannot be fetched ({error})") from None
     if len(content) > MAX_BYTES:
         raise DataError(f"{name}: expected an image of at most {MAX_BYTES >> 20} MB")
     return np.frombuffer(content, np.uint8)
+
+
+def _request(address: str) -> Any:
+    """The open answer of an http server; user and password go to it alone, not to where it may point on."""
+    name, parts = public_name(address), urllib.parse.urlsplit(address)
+    request = urllib.request.Request(urllib.parse.quote(name, safe="/:?&=%+,;@#~$!*'()[]"))
+    if parts.username is not None:
+        pair = f"{urllib.parse.unquote(parts.username)}:{urllib.parse.unquote(parts.password or '')}"
+        request.add_unredirected_header("Authorization", "Basic " + base64.b64encode(pair.encode()).decode())
+    return urllib.request.urlopen(request, timeout=TIMEOUT)
 
 
 def open_capture(source: str) -> cv2.VideoCapture:
@@ -118,22 +142,26 @@ def open_capture(source: str) -> cv2.VideoCapture:
 
 def _video_frames(source: str, stride: int) -> Iterator[Frame]:
     capture = open_capture(source)
-    name, index = public_name(source), 0
+    name, index, seconds = public_name(source), 0, -1.0
     try:
         video = video_info(capture)
         start = time.perf_counter()
         while capture.grab():
+            said = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
+            seconds = said if said > seconds and (index == 0 or said > 0) else index / video.fps
             if index % stride == 0:
                 success, image = capture.retrieve()
                 if not success:
                     break
-                yield Frame(image, name, index, video, index / video.fps, (time.perf_counter() - start) * 1000)
+                yield Frame(image, name, index, video, seconds, (time.perf_counter() - start) * 1000)
                 start = time.perf_counter()
             index += 1
     finally:
         capture.release()
     if index == 0:
         raise DataError(f"{name}: not a video, or a damaged one")
+    if video.frames is not None and index < 0.98 * video.frames - 1:
+        warn(f"{name}: damaged after {index} of {video.frames} frames")
 
 
 def video_info(capture: cv2.VideoCapture) -> VideoInfo:
@@ -151,6 +179,8 @@ def frame_count(source: str, stride: int = 1) -> int | None:
     """How many frames `read_frames` will give, by the video's own figures; None where it does not say."""
     if suffix_of(source) not in VIDEO_SUFFIXES:
         return 1
+    if is_address(source):
+        return None
     capture = open_capture(source)
     try:
         frames = video_info(capture).frames

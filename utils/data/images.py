@@ -25,7 +25,7 @@ def read_image(path: str | Path) -> np.ndarray:
     """
     try:
         content = np.fromfile(path, np.uint8)  # cv2.imread fails on non-ASCII paths on Windows
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         raise DataError(f"{path}: {_reason(error)}") from None
     return decode_image(content, str(path))
 

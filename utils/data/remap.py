@@ -1,6 +1,6 @@
 """`python -m utils.data.remap DATA DST car=vehicle truck=vehicle dog=`: rename, merge and drop classes.
 
-DST becomes a data set of its own, its images linked to; what it was made of stays as it is.
+DST becomes a data set of its own, with the training and validation images linked to; what it was made of stays.
 """
 
 from dataclasses import dataclass
@@ -74,7 +74,8 @@ def _picture(sample: Sample, number: int, names: tuple[str, ...], wanted: dict[s
         for label, x1, y1, x2, y2 in pixel_boxes(sample.labels, width, height).tolist()
         if wanted[names[int(label)]]
     ]
-    return Picture(sample.image, numbered_name(sample.image, number), width, height, boxes)
+    # two classes that become one may have had the same box
+    return Picture(sample.image, numbered_name(sample.image, number), width, height, list(dict.fromkeys(boxes)))
 
 
 def numbered_name(image: Path, number: int) -> PurePosixPath:

@@ -6,12 +6,22 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
 
-from utils.data.frames import VIDEO_SUFFIXES, Frame, frame_count, is_address, is_file_name, public_name, read_frames
+from utils.data.frames import (
+    VIDEO_SUFFIXES,
+    Frame,
+    frame_count,
+    is_address,
+    is_file_name,
+    is_image_address,
+    public_name,
+    read_frames,
+)
 from utils.data.images import IMAGE_SUFFIXES
 from utils.data.streams import Screen, Streams
 from utils.errors import DataError
-from utils.log import warn
+from utils.log import counted, warn
 
+MAX_CAMERAS = 100
 LIST_SUFFIXES = frozenset({".streams", ".txt"})
 
 
@@ -53,8 +63,11 @@ class Files:
     def frames(self) -> Iterator[Frame]:
         """Read one picture after the other; a file that cannot be read is named in a warning and counted."""
         self.problems = 0
-        seen = False
+        seen, known = False, set[str]()
         for name in self.names:
+            if name in known:
+                continue  # named twice
+            known.add(name)
             try:
                 for frame in read_frames(name, self.stride):
                     seen = True
@@ -65,7 +78,7 @@ class Files:
                 self.problems += 1
                 warn(f"skipped: {error}")
         if not seen and self.problems:
-            raise DataError(f"{self.name}: none of the {self.problems} files can be read")
+            raise DataError(f"{self.name}: none of {counted(self.problems, 'file')} can be read")
         if not seen:
             raise DataError(f"{self.name}: expected paths of images or videos, got none")
 
@@ -76,11 +89,16 @@ def open_source(source: str, recursive: bool = False, stride: int = 1) -> Source
 
     Of videos and streams every `stride`th frame. Raises `DataError` when there is nothing.
     """
-    path = Path(source).expanduser()
     if source == "-":
-        return Files("-", (line.strip() for line in sys.stdin if line.strip()), stride)
+        lines = (line.strip() for line in sys.stdin)
+        return Files("-", (line for line in lines if line and not line.startswith("#")), stride)
     if is_address(source):
-        return Files(public_name(source), [source], stride) if is_file_name(source) else Streams([source], stride)
+        picture = is_file_name(source) or is_image_address(source)
+        return Files(public_name(source), [source], stride) if picture else Streams([source], stride)
+    try:
+        path = Path(source).expanduser()
+    except RuntimeError as error:
+        raise DataError(f"{source}: {error}") from None
     if path.is_dir():
         paths = list(path.rglob("*") if recursive else path.iterdir())
         return Files(source, _pictures(paths, source, "in this folder"), stride)
@@ -89,7 +107,7 @@ def open_source(source: str, recursive: bool = False, stride: int = 1) -> Source
     if glob.has_magic(source):
         matches = [Path(match) for match in glob.glob(str(path), recursive=True)]  # noqa: PTH207 (absolute patterns)
         return Files(source, _pictures(matches, source, "matches this pattern"), stride)
-    if source.isdecimal():
+    if source.isdecimal() and int(source) < MAX_CAMERAS:
         return Streams([source], stride)
     if source == "screen" or source.startswith("screen:"):
         return Screen(source)

@@ -28,7 +28,7 @@ class SplitOptions:
     """How to divide."""
 
     data: tyro.conf.Positional[str]
-    """The .data or .yaml file; all its images are divided anew."""
+    """The .data or .yaml file; its training and validation images are divided anew."""
     destination: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DST")]
     """The folder to make."""
     valid: float = 0.2
@@ -68,7 +68,7 @@ def split(options: SplitOptions) -> Path:
         raise DataError(f"--valid {options.valid} --test {options.test}: expected shares that leave some for training")
     check_empty(options.destination)
     spec = load_data(options.data)
-    images = list(dict.fromkeys((*spec.train, *spec.valid)))
+    images = list({image.resolve(): image for image in (*spec.train, *spec.valid)}.values())
     samples, problems = load_samples(images, spec.num_classes, "images")
     report(problems)
     names = [name for name, share in shares.items() if share > 0]

@@ -7,6 +7,7 @@ again, after a pause that doubles up to half a minute, until it is back.
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import cv2
@@ -20,60 +21,66 @@ from utils.log import warn
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0  # seconds before a lost stream is tried again
 
 
-def _open(source: str) -> Any:
-    capture = open_capture(source) if is_address(source) else cv2.VideoCapture(int(source))
-    capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # of cameras: an old picture is of no use
-    return capture
-
-
 class _Reader(threading.Thread):
     """Reads one stream; `news` guards what it shares."""
 
-    def __init__(self, source: str, stride: int, news: threading.Condition) -> None:
-        super().__init__(daemon=True, name=f"stream {public_name(source)}")
-        self.source, self.stride, self.news = source, stride, news
-        self.path = f"camera {source}" if source.isdecimal() else public_name(source)
+    def __init__(self, source: str, path: str, stride: int, news: threading.Condition) -> None:
+        super().__init__(daemon=True, name=f"stream {path}")
+        self.source, self.path, self.stride, self.news = source, path, stride, news
         self.newest: Frame | None = None
-        self.dropped = 0
-        self.ending = threading.Event()
-        self.capture = _open(source)
-        self.works = self.capture.isOpened()
+        self.dropped = self.count = 0
+        self.start_time: float | None = None  # of the first frame
+        self.tried, self.ending = threading.Event(), threading.Event()
+        self.works = False
 
     def run(self) -> None:
-        start, count = time.monotonic(), 0
-        while not self.ending.is_set():
-            video = video_info(self.capture)
-            video = VideoInfo(video.fps, video.width, video.height, None)
-            while not self.ending.is_set() and self.capture.grab():
-                count += 1
-                if (count - 1) % self.stride:
-                    continue
-                before = time.perf_counter()
-                success, image = self.capture.retrieve()
-                if not success:
-                    break
-                read_ms = (time.perf_counter() - before) * 1000
-                frame = Frame(image, self.path, count - 1, video, time.monotonic() - start, read_ms)
-                with self.news:
-                    self.dropped += self.newest is not None
-                    self.newest = frame
-                    self.news.notify()
-            self._open_again()
-        self.capture.release()
-
-    def _open_again(self) -> None:
         pause = FIRST_PAUSE
         while not self.ending.is_set():
-            self.capture.release()
-            if pause == FIRST_PAUSE:
+            capture, before = None, self.count
+            try:
+                capture = self._open()
+                self.works = self.works or capture.isOpened()
+                self.tried.set()
+                self._read(capture)
+            except cv2.error:
+                pass  # as if it had ended
+            finally:
+                self.tried.set()
+                if capture is not None:
+                    capture.release()
+            if self.count > before:
+                pause = FIRST_PAUSE
+            if pause == FIRST_PAUSE and not self.ending.is_set() and self.works:
                 warn(f"{self.path}: no more frames; trying to open it again until it is back")
-            if self.ending.wait(pause):
-                return
-            self.capture = _open(self.source)
-            if self.capture.isOpened():
-                warn(f"{self.path}: is back")
-                return
+            self.ending.wait(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
+
+    def _open(self) -> Any:
+        capture = open_capture(self.source) if is_address(self.source) else cv2.VideoCapture(int(self.source))
+        capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # of cameras: an old picture is of no use
+        return capture
+
+    def _read(self, capture: Any) -> None:
+        """Until there is no frame any more."""
+        video, back = replace(video_info(capture), frames=None, live=True), self.count > 0
+        while not self.ending.is_set() and capture.grab():
+            self.count += 1
+            if back:
+                warn(f"{self.path}: is back")
+                back = False
+            if (self.count - 1) % self.stride:
+                continue
+            before = time.perf_counter()
+            success, image = capture.retrieve()
+            if not success:
+                return
+            read_ms = (time.perf_counter() - before) * 1000
+            self.start_time = time.monotonic() if self.start_time is None else self.start_time
+            seconds = time.monotonic() - self.start_time
+            with self.news:
+                self.dropped += self.newest is not None
+                self.newest = Frame(image, self.path, self.count - 1, video, seconds, read_ms)
+                self.news.notify()
 
 
 class Streams:
@@ -88,17 +95,22 @@ class Streams:
     def frames(self) -> Iterator[Frame]:
         """Without end; close the iterator to release the streams. Raises `DataError` if none can be opened."""
         news = threading.Condition()
-        readers = [_Reader(source, self.stride, news) for source in self.sources]
-        failed = [reader for reader in readers if not reader.works]
-        self.problems = len(failed)
-        if len(failed) == len(readers):
-            what = "camera" if len(readers) == 1 and self.sources[0].isdecimal() else "stream"
-            raise DataError(f"{', '.join(reader.path for reader in readers)}: no such {what}, or it cannot be opened")
-        for reader in failed:
-            warn(f"{reader.path}: cannot be opened; trying again")
+        names = _own_names([f"camera {name}" if name.isdecimal() else public_name(name) for name in self.sources])
+        readers = [_Reader(source, name, self.stride, news) for source, name in zip(self.sources, names, strict=True)]
         try:
             for reader in readers:
                 reader.start()
+            for reader in readers:
+                reader.tried.wait()
+            failed = [reader for reader in readers if not reader.works]
+            self.problems = len(failed)
+            if len(failed) == len(readers):
+                what = "camera" if len(readers) == 1 and self.sources[0].isdecimal() else "stream"
+                raise DataError(
+                    f"{', '.join(reader.path for reader in readers)}: no such {what}, or it cannot be opened"
+                )
+            for reader in failed:
+                warn(f"{reader.path}: cannot be opened; trying again")
             while True:
                 with news:
                     while not (ready := [reader for reader in readers if reader.newest is not None]):
@@ -115,6 +127,11 @@ class Streams:
             for reader in readers:
                 if reader.ident is not None:
                     reader.join(1)  # one that waits for its stream releases it when that is over
+
+
+def _own_names(names: Sequence[str]) -> list[str]:
+    """Two accounts at one address are two streams."""
+    return [name if name not in names[:place] else f"{name}#{place + 1}" for place, name in enumerate(names)]
 
 
 class Screen:
@@ -140,7 +157,7 @@ class Screen:
         while True:
             before = time.perf_counter()
             image = cv2.cvtColor(np.asarray(self._grab().convert("RGB")), cv2.COLOR_RGB2BGR)
-            video = VideoInfo(25.0, image.shape[1], image.shape[0], None)
+            video = VideoInfo(25.0, image.shape[1], image.shape[0], None, live=True)
             read_ms = (time.perf_counter() - before) * 1000
             yield Frame(image, self.source, index, video, time.monotonic() - start, read_ms)
             index += 1

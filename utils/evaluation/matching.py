@@ -42,6 +42,8 @@ class Matches:
     @classmethod
     def load(cls, path: Path) -> tuple["Matches", dict[str, np.ndarray]]:
         """What `save` wrote: (matches, further arrays). Raises InputError for a file of another kind."""
+        if not path.is_file():
+            raise InputError(f"{path}: no such file; test.py writes it beside metrics.json, and both are needed")
         try:
             with np.load(path, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}

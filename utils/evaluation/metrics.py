@@ -81,7 +81,7 @@ class ImageResult:
 
 
 def measure(results: Sequence[ImageResult], names: Sequence[str]) -> Metrics:
-    """COCO AP of the detections, all areas, at most 100 an image."""
+    """COCO AP of the detections, all areas, at most 100 of a class in an image."""
     labels = np.concatenate([result.truth[~result.crowds(), 0] for result in results] or [np.zeros(0)]).astype(int)
     counts = np.bincount(labels, minlength=len(names))
     precision, recall = _accumulated(results, len(names))

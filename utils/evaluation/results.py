@@ -1,5 +1,6 @@
 """What a data set's images gave: put as it was asked for, and written in other tools' formats."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -62,8 +63,11 @@ def coco_results(
 
 
 def write_labels(folder: Path, results: Sequence[ImageResult]) -> None:
-    """A text file for each image, also where nothing was found."""
+    """A text file for each image, also where nothing was found; NAME-2.txt ... for further images of the same name."""
+    names: Counter[str] = Counter()
     for result in results:
         assert result.file is not None
-        text = label_lines(result.found, result.width, result.height)
-        write_text(folder / f"{result.file.stem}.txt", text)
+        names[result.file.stem] += 1
+        number = names[result.file.stem]
+        name = result.file.stem if number == 1 else f"{result.file.stem}-{number}"
+        write_text(folder / f"{name}.txt", label_lines(result.found, result.width, result.height))

@@ -1,6 +1,5 @@
 """How long one image takes, stage by stage, and what a smaller or larger input costs and brings."""
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from utils.clock import now
 from utils.data.dataset import EvaluationSet
 from utils.data.images import read_image
 from utils.data.labels import Sample
@@ -43,23 +43,17 @@ def time_stages(model: nn.Module, samples: Sequence[Sample], settings: Evaluatio
     pictures = [read_image(sample.image) for sample in dataset.samples]
     times = []
     for turn in progress(range(WARM_UP + TIMED), f"timing {settings.size[0]}x{settings.size[1]}", unit="image"):
-        start = _now(device)
+        start = now(device)
         picture = dataset.prepare(pictures[turn % len(pictures)])[0]
         images = torch.from_numpy(picture)[None].permute(0, 3, 1, 2).to(device).float() / 255
-        ready = _now(device)
+        ready = now(device)
         with torch.inference_mode(), torch.autocast(device.type, settings.dtype, enabled=settings.dtype is not None):
             predictions = model(images)
-            done = _now(device)
+            done = now(device)
             settings.detections(predictions)
-        times.append((ready - start, done - ready, _now(device) - done))
+        times.append((ready - start, done - ready, now(device) - done))
     preprocess, inference, nms = (np.median(times[WARM_UP:], axis=0) * 1000).tolist()
     return Speed(preprocess, inference, nms)
-
-
-def _now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
 
 
 def study_sizes(size: tuple[int, int], stride: int) -> list[tuple[int, int]]:

@@ -49,7 +49,13 @@ def ahead(items: Iterable[T], depth: int) -> Iterator[T]:
     thread = threading.Thread(target=work, daemon=True, name="ahead")
     thread.start()
     try:
-        while (item := ready.get()) is not _END:
+        while True:
+            try:
+                item = ready.get(timeout=PATIENCE)  # with a limit, so that Ctrl-C is heard everywhere
+            except queue.Empty:
+                continue
+            if item is _END:
+                return
             if isinstance(item, _Failed):
                 raise item.error
             yield item
@@ -92,6 +98,10 @@ class Behind(Generic[T]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.waiting.put(_END)
-        self.thread.join()
+        try:
+            self.thread.join()
+        except KeyboardInterrupt as stop:  # a second Ctrl-C: what waits is left, what is being done is finished
+            self.error = stop
+            self.thread.join()
         if self.error is not None and kind is None:
             raise self.error

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from utils.clock import now
 from utils.data.frames import Frame
 from utils.inference.postprocess import detections
 from utils.inference.result import Result
@@ -48,18 +49,18 @@ class Predictor:
         """Pictures (H, W, 3) -> (N, 6) rows in their own pixels, and what each stage took for one of them."""
         device = next(self.model.parameters()).device
         limits = self.confidence, self.iou, False, self.max_detections, self.agnostic, self.classes
-        start = _now(device)
+        start = now(device)
         placed = [(stretch if self.stretched else letterbox)(image, *self.size) for image in images]
         pictures = torch.from_numpy(np.stack([to_rgb(picture) for picture, _ in placed]))  # (B, H, W, 3)
         batch = pictures.to(device).permute(0, 3, 1, 2).float().div_(255)
-        ready = _now(device)
+        ready = now(device)
         with torch.inference_mode(), torch.autocast(device.type, self.dtype, enabled=self.dtype is not None):
             predictions = self.model(batch)
-            done = _now(device)
+            done = now(device)
             found = [_moved(rows.cpu().numpy(), place) for rows, (_, place) in zip(
                 detections(predictions, *limits), placed, strict=True
             )]  # fmt: skip
-        times = {"preprocess": ready - start, "inference": done - ready, "nms": _now(device) - done}
+        times = {"preprocess": ready - start, "inference": done - ready, "nms": now(device) - done}
         return found, {key: seconds * 1000 / len(images) for key, seconds in times.items()}
 
     def _tiled(self, frame: Frame, tile: tuple[int, int]) -> Result:
@@ -80,9 +81,3 @@ class Predictor:
 
 def _moved(rows: np.ndarray, place: Placement) -> np.ndarray:
     return np.concatenate((place.to_image(rows[:, :4]), rows[:, 4:]), axis=1)
-
-
-def _now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()

@@ -16,6 +16,7 @@ Window = tuple[int, int, int, int]
 """Left, top, right, bottom of a part of the picture, in pixels."""
 
 EDGE = 0.02  # of the tile's side: so near to its border a box may be cut by it
+CERTAIN = 0.5  # share of a part's score that the box needs which it goes for
 SAME = 0.5  # share of a part that must lie in the uncut box, and IoU of two parts where both tiles look
 
 
@@ -71,10 +72,11 @@ def _cut_sides(rows: np.ndarray, views: np.ndarray, size: tuple[int, int]) -> np
 
 
 def _inside(parts: np.ndarray, of: np.ndarray, rows: np.ndarray, group: np.ndarray) -> np.ndarray:
-    """(N,) bool: which parts lie mostly in a larger box of their own group."""
+    """(N,) bool: which parts lie mostly in a larger box of their own group that is not much less certain."""
     area, larger = _area(parts), _area(rows)
     covered = _shared(parts[:, :4], rows[:, :4]) > SAME * area[:, None]
-    result: np.ndarray = (covered & (of[:, None] == group[None]) & (larger[None] > area[:, None])).any(axis=1)
+    certain = rows[None, :, 4] >= CERTAIN * parts[:, None, 4]
+    result: np.ndarray = (covered & certain & (of[:, None] == group[None]) & (larger[None] > area[:, None])).any(axis=1)
     return result
 
 

@@ -1,21 +1,23 @@
 """The same object under the same number in all frames: ByteTrack (Zhang et al., ECCV 2022), and who crosses a line.
 
-ByteTrack also follows faint boxes (above `FAINT`) where they go on with a track, and never starts one with them. The
-tracker is the `trackers` library's, the line `supervision`'s.
+ByteTrack also follows faint boxes (above `FAINT`) where they go on with a track, and never starts one with them. It is
+the `trackers` library's.
 """
 
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
 from utils.errors import InputError
 from utils.inference.result import NOT_TRACKED, Crossing, LineCount, Result
+from utils.log import warn
 
 FAINT = 0.1  # score
 KEPT = 30  # positions of an object that its trace shows
+LOST = 30  # frames without an object after which it is forgotten
+LARGEST = 1_000_000  # pixels
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,35 @@ class Line:
         x1, y1, x2, y2 = (int(part) for part in parts)
         if (x1, y1) == (x2, y2):
             raise InputError(f"--count-line {text}: expected two different points")
+        if max(map(abs, (x1, y1, x2, y2))) > LARGEST:
+            raise InputError(f"--count-line {text}: expected at most {LARGEST}")
         return cls(x1, y1, x2, y2)
+
+    @property
+    def ends(self) -> tuple[int, int, int, int]:
+        """Both points."""
+        return self.x1, self.y1, self.x2, self.y2
+
+    def outside(self, width: int, height: int) -> bool:
+        """Whether all of it lies beyond one side of a picture of this size."""
+        pairs = ((self.x1, self.x2, width), (self.y1, self.y2, height))
+        return any(max(a, b) < 0 or min(a, b) > side for a, b, side in pairs)
+
+    def crossed(self, before: tuple[float, float], now: tuple[float, float]) -> int:
+        """Whether the way from one point to the other crosses the line: 1 to its right, -1 to its left, 0 not at all.
+
+        Right is as one stands at the first point and looks to the second.
+        """
+        start, end = (self.x1, self.y1), (self.x2, self.y2)
+        was, is_now = _right(start, end, before), _right(start, end, now)
+        if was == is_now or _right(before, now, start) == _right(before, now, end):
+            return 0
+        return 1 if is_now else -1
+
+
+def _right(start: tuple[float, float], end: tuple[float, float], point: tuple[float, float]) -> bool:
+    """Whether a point lies to the right of the way from start to end, in a picture, whose y goes down."""
+    return (end[0] - start[0]) * (point[1] - start[1]) - (end[1] - start[1]) * (point[0] - start[0]) > 0
 
 
 class Tracker:
@@ -55,8 +85,11 @@ class Tracker:
         """The result with track ids; of its faint boxes, those that go on with a track."""
         key = "images" if result.frame.video is None else result.path
         if key not in self.videos:
-            fps = 30.0 if result.frame.video is None else result.frame.video.fps
-            self.videos[key] = _Video(self.confidence, fps, self.line)
+            if self.line is not None and self.line.outside(result.width, result.height):
+                warn(
+                    f"--count-line {self.line.ends}: outside of {key}, which has {result.width}x{result.height} pixels"
+                )
+            self.videos[key] = _Video(self.confidence, self.line)
         return self.videos[key].update(result)
 
     def counts(self) -> Iterator[tuple[str, int, int]]:
@@ -66,61 +99,58 @@ class Tracker:
 
 
 class _Video:
-    def __init__(self, confidence: float, fps: float, line: Line | None) -> None:
-        import supervision
+    def __init__(self, confidence: float, line: Line | None) -> None:
         from trackers import ByteTrackTracker
 
-        self.confidence, self.fps, self.line = confidence, fps, line
+        self.confidence, self.line = confidence, line
+        # frame by frame, whatever their times: an object may be gone for LOST frames
         self.tracker = ByteTrackTracker(
-            frame_rate=fps, track_activation_threshold=confidence, high_conf_det_threshold=confidence
+            lost_track_buffer=LOST, track_activation_threshold=confidence, high_conf_det_threshold=confidence
         )
         self.traces: dict[int, deque[tuple[float, float]]] = {}
         self.seen: dict[int, int] = {}  # id -> the frame it was last seen in
         self.frames = self.to_right = self.to_left = 0
-        self.zone: Any = None
-        if line is not None:
-            start, end = supervision.Point(line.x1, line.y1), supervision.Point(line.x2, line.y2)
-            self.zone = supervision.LineZone(start, end, triggering_anchors=[supervision.Position.CENTER])
 
     def update(self, result: Result) -> Result:
         found = result.to_supervision()
         found.data["row"] = np.arange(len(result))
-        # an image has no time of its own, a file's is exact, and a stream's frames may lie apart
-        tracked = self.tracker.update(found, timestamp=None if result.frame.video is None else result.frame.seconds)
+        tracked = self.tracker.update(found)
         ids = np.full(len(result), NOT_TRACKED, np.int64)
         if len(tracked) and tracked.tracker_id is not None:
             # the library counts from 0
             ids[tracked.data["row"]] = np.where(tracked.tracker_id < 0, NOT_TRACKED, tracked.tracker_id + 1)
         keep = (result.scores >= self.confidence) | (ids != NOT_TRACKED)
-        tracked_result = replace(
+        kept = replace(
             result,
             boxes_xyxy_px=result.boxes_xyxy_px[keep],
             scores=result.scores[keep],
             class_ids=result.class_ids[keep],
             track_ids=ids[keep],
         )
-        traces = self._trace(tracked_result)
-        return replace(tracked_result, traces=traces, line=self._count(tracked_result))
+        crossings = self._trace(kept)
+        assert kept.track_ids is not None
+        traces = [np.array(self.traces.get(track, ()), np.float32).reshape(-1, 2) for track in kept.track_ids.tolist()]
+        line = None
+        if self.line is not None:
+            self.to_right += sum(crossing.to_right for crossing in crossings)
+            self.to_left += sum(not crossing.to_right for crossing in crossings)
+            line = LineCount(self.line.ends, self.to_right, self.to_left, tuple(crossings))
+        return replace(kept, traces=traces, line=line)
 
-    def _trace(self, result: Result) -> list[np.ndarray]:
-        """Where each box's object has been, (K, 2) pixels, the last one here."""
+    def _trace(self, result: Result) -> list[Crossing]:
+        """Note where each box's object is now; the ones whose way from where it was crosses the line."""
         assert result.track_ids is not None
         self.frames += 1
-        boxes = result.boxes_xyxy_px
+        boxes, crossings = result.boxes_xyxy_px, []
         centres = (boxes[:, :2] + boxes[:, 2:]) / 2
-        for track, (x, y) in zip(result.track_ids.tolist(), centres.tolist(), strict=True):
-            if track != NOT_TRACKED:
-                self.traces.setdefault(track, deque(maxlen=KEPT)).append((x, y))
-                self.seen[track] = self.frames
-        for track in [track for track, frame in self.seen.items() if self.frames - frame > 10 * KEPT]:
+        for box, (track, (x, y)) in enumerate(zip(result.track_ids.tolist(), centres.tolist(), strict=True)):
+            if track == NOT_TRACKED:
+                continue
+            trace = self.traces.setdefault(track, deque(maxlen=KEPT))
+            if trace and self.line is not None and (side := self.line.crossed(trace[-1], (x, y))):
+                crossings.append(Crossing(box, side > 0))
+            trace.append((x, y))
+            self.seen[track] = self.frames
+        for track in [track for track, frame in self.seen.items() if self.frames - frame > 2 * LOST]:
             del self.traces[track], self.seen[track]
-        return [np.array(self.traces.get(track, ()), np.float32).reshape(-1, 2) for track in result.track_ids.tolist()]
-
-    def _count(self, result: Result) -> LineCount | None:
-        if self.line is None:
-            return None
-        leftward, rightward = self.zone.trigger(result.to_supervision())
-        self.to_left, self.to_right = self.zone.in_count, self.zone.out_count
-        now = [Crossing(int(i), bool(rightward[i])) for i in np.flatnonzero(rightward | leftward)]
-        ends = (self.line.x1, self.line.y1, self.line.x2, self.line.y2)
-        return LineCount(ends, self.to_right, self.to_left, tuple(now))
+        return crossings

@@ -10,7 +10,8 @@ import numpy as np
 from utils.data.frames import VideoInfo
 from utils.errors import DataError, InputError
 
-CLOCK = 90_000  # ticks a second
+H264 = {"preset": "veryfast", "crf": "20"}
+MPEG4 = {"qmin": "2", "qmax": "4"}
 
 
 class VideoFile:
@@ -22,20 +23,21 @@ class VideoFile:
             import av
         except ImportError:
             raise InputError("writing a video: expected the package av (pip install av), or --nosave") from None
-        self.av, self.path, self.size = av, path, size
+        self.path, self.size = path, size
+        self.av: Any = av
         self.partial = path.with_name(f".{path.stem}.partial{path.suffix}")
-        self.container: Any = av.open(str(self.partial), "w")
+        self.container: Any = self.av.open(str(self.partial), "w")
         even = not (size[0] % 2 or size[1] % 2)
-        rate = Fraction(video.fps).limit_denominator(10_000)
         # H.264's usual form has half the colour resolution, so it needs even sides
-        options = {"preset": "veryfast", "crf": "20"} if even else {"qmin": "2", "qmax": "4"}
-        self.stream = self.container.add_stream("libx264" if even else "mpeg4", rate=rate, options=options)
+        codec, clock, options = ("libx264", 90_000, H264) if even else ("mpeg4", 60_000, MPEG4)
+        self.step = Fraction(1, clock)
+        self.stream: Any = self.container.add_stream(
+            codec, rate=Fraction(video.fps).limit_denominator(1000), options=options
+        )
         self.stream.width, self.stream.height = size
         self.stream.pix_fmt = "yuv420p"
-        self.by_clock = video.frames is None
-        self.step = Fraction(1, CLOCK) if even and self.by_clock else 1 / rate
         self.stream.codec_context.time_base = self.step
-        self.rate, self.last = rate, -1
+        self.last = -1
 
     def write(self, picture: np.ndarray, seconds: float) -> None:
         """Add an (H, W, 3) BGR picture, shown from `seconds` on; one of another size is scaled to the first's."""
@@ -54,7 +56,12 @@ class VideoFile:
             raise DataError(f"{self.path}: cannot be written ({error})") from None
 
     def close(self) -> None:
-        """Finish the file."""
-        self._mux(None)
-        self.container.close()
-        self.partial.replace(self.path)
+        """Finish the file; without it, or where it fails, nothing is left."""
+        try:
+            self._mux(None)
+            self.container.close()
+            self.partial.replace(self.path)
+        except self.av.error.FFmpegError as error:
+            raise DataError(f"{self.path}: cannot be written ({error})") from None
+        finally:
+            self.partial.unlink(missing_ok=True)

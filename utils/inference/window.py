@@ -27,7 +27,10 @@ class Window:
         if ratio < 1:
             picture = cv2.resize(picture, None, fx=ratio, fy=ratio, interpolation=cv2.INTER_AREA)
         cv2.imshow(TITLE, picture)
-        return cv2.waitKey(0 if wait else 1) & 0xFF not in END_KEYS
+        key = cv2.waitKey(1)
+        while wait and key < 0 and cv2.getWindowProperty(TITLE, cv2.WND_PROP_VISIBLE) > 0:
+            key = cv2.waitKey(50)  # with a limit, so that Ctrl-C is heard
+        return key < 0 or key & 0xFF not in END_KEYS
 
     def close(self) -> None:
         """Close it."""

@@ -4,6 +4,7 @@ import contextlib
 import csv
 import json
 import math
+import urllib.parse
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -13,6 +14,7 @@ from typing import Any, TextIO
 import cv2
 import numpy as np
 
+from utils.data.frames import is_address, is_file_name
 from utils.draw import write_image
 from utils.errors import DataError
 from utils.files import whole_file, write_text
@@ -21,6 +23,7 @@ from utils.inference.video import VideoFile
 
 COLUMNS = ("path", "frame", "x1", "y1", "x2", "y2", "score", "class", "name", "id")
 WRITABLE = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".webp"})
+LONGEST_NAME = 150  # bytes
 QUALITY = [cv2.IMWRITE_JPEG_QUALITY, 95]
 
 
@@ -37,8 +40,20 @@ class Outputs:
 
 
 def safe_name(name: str) -> str:
-    """A class name or an address as the name of a folder or file: no separators, no leading dot."""
-    return "".join("_" if c in '/\\:*?"<>|' or not c.isprintable() else c for c in name).lstrip(".") or "_"
+    """A class name or an address as the name of a folder or file: no separators, no leading dot, not too long."""
+    plain = "".join("_" if c in '/\\:*?"<>|' or not c.isprintable() else c for c in name).lstrip(".") or "_"
+    return plain.encode("utf-8", "replace")[:LONGEST_NAME].decode("utf-8", "ignore")
+
+
+def _stem(path: str) -> str:
+    """What a source's files are named after: a file's name, an address without its query."""
+    if is_address(path):
+        parts = urllib.parse.urlsplit(path)
+        path_stem = parts.path.rpartition(".")[0] if is_file_name(path) else parts.path
+        stem = f"{parts.netloc}{path_stem}" + (f"#{parts.fragment}" if parts.fragment else "")
+    else:
+        stem = PurePath(path).stem
+    return stem
 
 
 class Writer:
@@ -49,7 +64,7 @@ class Writer:
 
     def __init__(self, folder: Path, what: Outputs, draw: Callable[[Result], np.ndarray]) -> None:
         self.folder, self.what, self.draw = folder, what, draw
-        self.names: dict[tuple[str, str], str] = {}  # (kind of file, name in lower case) -> the source that has it
+        self.names: dict[str, str] = {}  # name in lower case -> the source that has it
         self.videos: dict[str, VideoFile] = {}
         self.open_files = contextlib.ExitStack()
         self.json: TextIO | None = None
@@ -71,24 +86,25 @@ class Writer:
 
     def _open(self, name: str) -> TextIO:
         partial = self.open_files.enter_context(whole_file(self.folder / name))
-        return self.open_files.enter_context(partial.open("w", newline="", encoding="utf-8"))
+        return self.open_files.enter_context(partial.open("w", newline="", encoding="utf-8", errors="backslashreplace"))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with self.open_files:
-            if self.json is not None:
-                self.json.write("\n]\n")
+        with contextlib.ExitStack() as videos:
             for video in self.videos.values():
-                video.close()
+                videos.callback(video.close)
+            with self.open_files:  # the tables first: they are whole even if a video cannot be
+                if self.json is not None:
+                    self.json.write("\n]\n")
 
     def write(self, result: Result) -> None:
         """Everything that was asked for of one picture."""
         if self.json is not None or self.csv is not None:
             self._write_rows(result.to_dict())
         if self.what.txt:
-            name = self._name(result, "labels")
-            write_text(self.folder / "labels" / f"{name}.txt", label_lines(result.rows(), result.width, result.height))
+            file = self.folder / "labels" / f"{self._part(result)}.txt"
+            write_text(file, label_lines(result.rows(), result.width, result.height))
         if self.what.crops:
             self._write_crops(result)
         if self.crossings is not None:
@@ -107,7 +123,7 @@ class Writer:
 
     def _write_crops(self, result: Result) -> None:
         """crops/CLASS/NAME_N.jpg, what is inside each box that has at least a pixel; tracked ones as NAME_idID.jpg."""
-        name = self._name(result, "crops")
+        name = self._part(result)
         ids = [NOT_TRACKED] * len(result) if result.track_ids is None else result.track_ids.tolist()
         rows = zip(result.boxes_xyxy_px.tolist(), result.class_ids.tolist(), ids, strict=True)
         for number, ((x1, y1, x2, y2), label, track) in enumerate(rows, start=1):
@@ -123,14 +139,19 @@ class Writer:
             who = int(result.track_ids[crossing.box]), result.names[result.class_ids[crossing.box]]
             self.crossings.writerow((*where, *who, "right" if crossing.to_right else "left"))
 
-    def _name(self, result: Result, kind: str, suffix: str = "") -> str:
-        """A name for a picture's files of one kind: the source's, with -2, -3 ... where another source had it."""
-        stem = safe_name(PurePath(result.path).stem) if "://" not in result.path else safe_name(result.path)
+    def _name(self, result: Result) -> str:
+        """The source's name for all of its files, with -2, -3 ... where another source has it."""
+        stem = safe_name(_stem(result.path))
         number, name = 1, stem
-        while self.names.setdefault((kind, f"{name}{suffix}".lower()), result.path) != result.path:
+        while self.names.setdefault(name.lower(), result.path) != result.path:
             number += 1
             name = f"{stem}-{number}"
-        return name if result.frame_index is None or suffix else f"{name}_{result.frame_index:06d}"
+        return name
+
+    def _part(self, result: Result) -> str:
+        """NAME, of video frames NAME/000123."""
+        index = result.frame_index
+        return self._name(result) if index is None else f"{self._name(result)}/{index:06d}"
 
     def _write_picture(self, result: Result, picture: np.ndarray) -> None:
         if result.frame.video is not None:
@@ -145,16 +166,16 @@ class Writer:
             done = False
         if not done:
             raise DataError(f"{result.path}: its annotated copy cannot be written as {suffix}")
-        with whole_file(self.folder / f"{self._name(result, 'pictures', suffix)}{suffix}") as partial:
+        with whole_file(self.folder / f"{self._name(result)}{suffix}") as partial:
             partial.write_bytes(content.tobytes())
 
     def _write_frame(self, result: Result, picture: np.ndarray) -> None:
         video = result.frame.video
         assert video is not None
         if result.path not in self.videos:
-            if video.frames is not None:  # files come one after the other, streams side by side
-                for path in [path for path, file in self.videos.items() if not file.by_clock]:
+            if not video.live:  # files come one after the other, streams side by side
+                for path in list(self.videos):
                     self.videos.pop(path).close()
-            file = self.folder / f"{self._name(result, 'pictures', '.mp4')}.mp4"
+            file = self.folder / f"{self._name(result)}.mp4"
             self.videos[result.path] = VideoFile(file, video, (result.width, result.height))
         self.videos[result.path].write(picture, result.frame.seconds)

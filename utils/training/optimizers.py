@@ -6,6 +6,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from utils.precision import native_bfloat16
+
 OptimizerName = Literal["adamw", "sgd", "muon"]
 MUON_SHARE = 0.2  # a Muon step is this times the learning rate times the root of the longer side: AdamW's own size
 NEWTON_SCHULZ = (
@@ -83,12 +85,12 @@ def _adam(parameter: Tensor, state: dict[str, Any], group: dict[str, Any]) -> Te
 
 
 def orthogonalize(matrix: Tensor) -> Tensor:
-    """(m, n) -> about U V^T of its singular value decomposition, by five Newton-Schulz steps in bfloat16."""
-    x = matrix.bfloat16()
+    """(m, n) -> about U V^T of its singular value decomposition, by five Newton-Schulz steps; bfloat16 where native."""
+    x = matrix.bfloat16() if native_bfloat16(matrix.device) else matrix.float()
     tall = x.shape[0] > x.shape[1]
     x = x.T if tall else x
     x = x / (x.norm() * 1.02 + 1e-7)
     for a, b, c in NEWTON_SCHULZ:
         square = x @ x.T
-        x = a * x + (b * square + c * (square @ square)) @ x
+        x = torch.addmm(x, torch.addmm(square, square, square, beta=b, alpha=c), x, beta=a)
     return (x.T if tall else x).to(matrix.dtype)
