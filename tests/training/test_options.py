@@ -88,7 +88,7 @@ def test_a_file_takes_what_the_command_line_takes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"optimizer": "SGD"}, "--optimizer: expected adamw or sgd or muon, got 'SGD'"),
+        ({"optimizer": "SGD"}, "--optimizer: expected muon or adamw or sgd, got 'SGD'"),
         ({"amp": "float16"}, "--amp: expected auto or off or bf16 or fp16, got 'float16'"),
         ({"epochs": "2"}, "--epochs: expected int, got '2'"),
         ({"rect": 1}, "--rect: expected bool, got 1"),
@@ -110,7 +110,7 @@ def test_python_gets_the_same_checks(changes: dict[str, Any], message: str) -> N
         ("# nothing", "expected lines `option: value`, got none"),
         ("mosaic: much", "mosaic: expected float, got 'much'"),
         ("epochs: 1.5", "epochs: expected int, got 1.5"),
-        ("optimizer: lion", "optimizer: expected adamw or sgd or muon, got 'lion'"),
+        ("optimizer: lion", "optimizer: expected muon or adamw or sgd, got 'lion'"),
         ("rect: 1", "rect: expected bool, got 1"),
         ("- a\n- b", "expected lines `option: value`, got list"),
         ("a: [", "not valid YAML"),

@@ -1,4 +1,4 @@
-"""Optimizers: AdamW, SGD with momentum, and Muon for the convolutions."""
+"""Optimizers: Muon for the convolutions, AdamW, and SGD with momentum."""
 
 from collections.abc import Iterable
 from typing import Any, Literal
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from utils.precision import native_bfloat16
 
-OptimizerName = Literal["adamw", "sgd", "muon"]
+OptimizerName = Literal["muon", "adamw", "sgd"]
 MUON_SHARE = 0.2  # a Muon step is this times the learning rate times the root of the longer side: AdamW's own size
 NEWTON_SCHULZ = (
     (4.0848, -6.8946, 2.9270),

@@ -65,14 +65,14 @@ class TrainOptions:
     resume: str | None = None
     """Go on with a stopped training: `last` (the newest run), its folder or its last.pt; all else is as it was."""
 
-    optimizer: OptimizerName = "adamw"
-    """adamw, sgd (with momentum) or muon."""
+    optimizer: OptimizerName = "muon"
+    """muon (with adamw for what is no full convolution), adamw, or sgd with momentum."""
     lr: float | None = None
-    """Highest learning rate (default: 0.004 for adamw and muon, 0.02 for sgd)."""
+    """Highest learning rate (default: 0.004 for muon and adamw, 0.02 for sgd)."""
     momentum: float = 0.9
-    """Of SGD and Muon, and AdamW's first beta."""
+    """Of Muon and SGD, and AdamW's first beta."""
     weight_decay: float | None = None
-    """On convolution weights only (default: 0.01 for adamw and muon, 0.0005 for sgd)."""
+    """On convolution weights only (default: 0.01 for muon and adamw, 0.0005 for sgd)."""
     schedule: ScheduleName = "cosine"
     """How the learning rate falls: cosine, linear or one-cycle."""
     final_lr: float = 0.05
