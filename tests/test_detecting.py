@@ -147,7 +147,17 @@ def test_other_ways_to_look(trained: Path, data: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         image = cv2.imread(str(data / "shapes" / "images" / "valid" / f"000{name[0]}.jpg"))
         cv2.imwrite(str(path), cv2.resize(image, (200, 160)))
-    options = ["--weights", trained / "best.pt", "--source", data / "same", "--recursive", "--conf", "0.001"]
+    options = [
+        "--weights",
+        trained / "best.pt",
+        "--source",
+        data / "same",
+        "--recursive",
+        "--conf",
+        "0",
+        "--max-det",
+        20,
+    ]
     rows = {}
     for number, extra in enumerate([[], ["--tile", "100,80", "--overlap", "0.3"], ["--augment"], ["--half"]]):
         outputs = ["--save-json", "--save-txt", "--save-crop", "--name", f"ways{number}"]
