@@ -59,7 +59,7 @@ def _font_file(foreign: frozenset[int]) -> str:
     return str(_own_font())
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=256)
 def _word(text: str, size: int) -> np.ndarray:
     """A text as an (H, W) uint8 mask, 0 to 255, `size` pixels high; the same height for every text of a font."""
     foreign = frozenset(ord(letter) for letter in text if not letter.isspace()) - _own_characters()
