@@ -1,27 +1,22 @@
 """How fast this machine is, stage by stage, and what limits: `python benchmark.py train`, `detect` or `test`."""
 
-import itertools
 import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import numpy as np
 import torch
 import tyro
 
 from detect import AHEAD, DetectOptions, Job
 from models import load_model
 from train import prepare
-from utils.clock import now
+from utils.clock import Watch, now
 from utils.data.cache import CacheMode
 from utils.data.datafile import load_data
-from utils.data.dataset import Batch, make_training_loader
-from utils.data.frames import read_frames
 from utils.data.labels import load_samples
 from utils.errors import DataError, InputError
 from utils.evaluation.evaluate import EvaluationSettings, evaluation_loader, predict, to_result
@@ -30,6 +25,7 @@ from utils.evaluation.report import make_report
 from utils.files import write_text
 from utils.inference.pipeline import Behind
 from utils.inference.result import Result
+from utils.inference.speed import StageCosts, median_ms, time_picture
 from utils.inference.writer import Outputs, Writer
 from utils.log import counted, progress, say
 from utils.network.fuse import fuse
@@ -37,10 +33,8 @@ from utils.options import check_at_least, choose_device, run_command
 from utils.precision import AmpMode
 from utils.training.distributed import Ranks
 from utils.training.options import TrainOptions
-from utils.training.run import Run
+from utils.training.speed import Speeds, time_training
 from utils.training.stop import StopRequest
-
-WARM = 3  # steps before anything is timed
 
 
 @dataclass(frozen=True)
@@ -67,18 +61,6 @@ class TrainBenchmark:
     """Steps per round."""
     rounds: int = 5
     """Rounds; step and end to end take turns, and medians are shown."""
-
-
-@dataclass(frozen=True)
-class Speeds:
-    """Images a second: of one loading process, of the step alone, end to end; and the shares of the latter's time."""
-
-    loader: float
-    step: float
-    total: float
-    waiting: float
-    gradients: float
-    change: float
 
 
 def train_speed(options: TrainBenchmark) -> list[tuple[str, str, str, Speeds]]:
@@ -117,100 +99,7 @@ def _measure(options: TrainBenchmark, cfg: str, size: str, cache: CacheMode) -> 
             cache=cache,
         )
         run = prepare(training, Ranks(), StopRequest(), folder=Path(folder))
-        loader = _loader_speed(run, options.steps)
-        batches = _Endless(run)
-        for _ in range(WARM):
-            _train(run, next(batches))
-        steps, totals, parts = [], [], []
-        for _ in progress(range(options.rounds), f"{Path(cfg).stem} {size} cache {cache}", unit="round"):
-            steps.append(_step_speed(run, batches.last, options.steps))
-            seconds = [_timed_step(run, batches) for _ in range(options.steps)]
-            sums = [sum(part) for part in zip(*seconds, strict=True)]
-            totals.append(options.steps * len(batches.last[0]) / sum(sums))
-            parts.append([part / sum(sums) for part in sums])
-        shares = [statistics.median(column) for column in zip(*parts, strict=True)]
-        return Speeds(loader, statistics.median(steps), statistics.median(totals), *shares)
-
-
-class _Endless:
-    """Batches of a training, epoch after epoch."""
-
-    def __init__(self, run: Run) -> None:
-        self.run = run
-        self.loader = make_training_loader(run.dataset, run.sampler, run.options.workers, torch.cuda.is_available())
-        self.batches: Any = iter(self.loader)
-        self.last: Batch
-
-    def __next__(self) -> Batch:
-        try:
-            self.last = next(self.batches)
-        except StopIteration:
-            self.run.sampler.epoch += 1
-            self.batches = iter(self.loader)
-            self.last = next(self.batches)
-        return self.last
-
-
-def _loader_speed(run: Run, steps: int) -> float:
-    """Images a second of one process, the median over batches."""
-    keys = [batch for batch, _ in zip(run.sampler, range(steps), strict=False)]
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    speeds = []
-    for batch in keys:
-        start = time.perf_counter()
-        for key in batch:
-            run.dataset[key]
-        speeds.append(len(batch) / (time.perf_counter() - start))
-    torch.set_num_threads(threads)
-    return statistics.median(speeds)
-
-
-def _step_speed(run: Run, batch: Batch, steps: int) -> float:
-    """Images a second of the network alone: forward and backward of one batch that lies ready, against a plain sum."""
-    device = next(run.model.parameters()).device
-    images = batch[0].to(device).float() / 255
-    run.trainee.train_mode()
-
-    def step() -> None:
-        with torch.autocast(device.type, run.trainee.dtype, enabled=run.trainee.dtype is not None):
-            heads = run.model(images)
-        sum(head.float().square().mean() for head in heads).backward()
-        run.trainee.schedule.optimizer.zero_grad(set_to_none=True)
-
-    return steps * len(images) / _seconds(step, steps, device)
-
-
-def _seconds(work: Callable[[], Any], times: int, device: torch.device) -> float:
-    start = now(device)
-    for _ in range(times):
-        work()
-    return now(device) - start
-
-
-def _train(run: Run, batch: Batch) -> None:
-    loss, _ = run.trainee.gradients(batch[0], batch[1])
-    run.trainee.change(loss)
-
-
-def _timed_step(run: Run, batches: _Endless) -> tuple[float, float, float]:
-    """Seconds of one step: waiting for its images, gradients, change of the weights."""
-    device = next(run.model.parameters()).device
-    times = [now(device)]
-
-    def note() -> None:
-        times.append(now(device))
-
-    run.trainee.train_mode()
-    images, targets, _ = next(batches)
-    note()
-    loss, parts = run.trainee.gradients(images, targets)
-    note()
-    run.trainee.change(loss)
-    parts.tolist()
-    note()
-    waiting, gradients, change = (later - sooner for sooner, later in itertools.pairwise(times))
-    return waiting, gradients, change
+        return time_training(run, options.steps, options.rounds, f"{Path(cfg).stem} {size} cache {cache}")
 
 
 @dataclass(frozen=True)
@@ -232,23 +121,9 @@ class DetectBenchmark:
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
     images: int = 64
-    """Images per round."""
+    """Images per round, at most."""
     rounds: int = 5
     """Rounds; the stages and the whole take turns, and medians are shown."""
-
-
-@dataclass(frozen=True)
-class StageCosts:
-    """Milliseconds an image: of each stage alone, wall clock and CPU time of all cores, and of all overlapping."""
-
-    stages: dict[str, tuple[float, float]]
-    together: float
-
-    @property
-    def bound(self) -> float:
-        """What no overlapping can beat: the slowest stage, or all CPU time shared by all cores."""
-        cores = os.cpu_count() or 1
-        return max(*(wall for wall, _ in self.stages.values()), sum(cpu for _, cpu in self.stages.values()) / cores)
 
 
 def detect_speed(options: DetectBenchmark) -> StageCosts:
@@ -256,9 +131,9 @@ def detect_speed(options: DetectBenchmark) -> StageCosts:
     check_at_least(1, rounds=options.rounds)
     check_at_least(2, images=options.images)
     with tempfile.TemporaryDirectory() as folder:
-        files = list(itertools.islice(itertools.cycle(load_data(options.data).valid), options.images))
-        if not files:
-            raise DataError(f"{options.data}: expected the key valid")
+        files = load_data(options.data).valid[: options.images]
+        if len(files) < 2:
+            raise DataError(f"{options.data}: expected at least two validation images, got {len(files)}")
         listed = Path(folder) / "images.txt"
         write_text(listed, "".join(f"{file}\n" for file in files))
         how = {key: getattr(options, key) for key in ("weights", "cfg", "img_size", "conf", "half", "device")}
@@ -267,7 +142,7 @@ def detect_speed(options: DetectBenchmark) -> StageCosts:
         together = []
         for turn in progress(range(options.rounds), "timing", unit="round"):
             for file in files:
-                for name, cost in _one_picture(job, str(file), Path(folder)):
+                for name, cost in time_picture(job.predictor, str(file), Path(folder) / "alone"):
                     stages.setdefault(name, []).append(cost)
             with Writer(Path(folder) / str(turn), Outputs(), Result.plot) as writer, Behind(writer.write, AHEAD) as end:
                 results = job.results()
@@ -276,48 +151,10 @@ def detect_speed(options: DetectBenchmark) -> StageCosts:
                 for result in results:
                     end.put(result)
             together.append((time.perf_counter() - start) * 1000 / (len(files) - 1))
-    medians = {name: _medians(costs) for name, costs in stages.items()}
+    medians = {name: median_ms(costs) for name, costs in stages.items()}
     costs = StageCosts(medians, statistics.median(together))
     _show_stages(costs, counted(len(files), "image"), ("read", "preprocess", "nms", "draw", "write"))
     return costs
-
-
-def _medians(costs: list[tuple[float, float]]) -> tuple[float, float]:
-    wall, cpu = np.median(np.array(costs), axis=0) * 1000
-    return float(wall), float(cpu)
-
-
-class _Watch:
-    """Seconds since the last look, by the wall and of the cores' time."""
-
-    def __init__(self) -> None:
-        self.last = self._now()
-
-    def _now(self) -> tuple[float, float, float]:
-        return time.perf_counter(), time.thread_time(), time.process_time()
-
-    def lap(self, all_threads: bool = False) -> tuple[float, float]:
-        """Wall and CPU time; of this thread alone, since the network's go on spinning for a while after it."""
-        last, self.last = self.last, self._now()
-        wall, own, process = (now - before for now, before in zip(self.last, last, strict=True))
-        return wall, process if all_threads else own
-
-
-def _one_picture(job: Job, file: str, folder: Path) -> list[tuple[str, tuple[float, float]]]:
-    """(stage, what it took) for one picture, one after the other."""
-    watch, times = _Watch(), []
-    (frame,) = read_frames(file)
-    times.append(("read", watch.lap()))
-    (result,) = job.predictor([frame])
-    wall, cpu = watch.lap(all_threads=True)
-    for stage in ("preprocess", "inference", "nms"):  # its parts, by its own clock; CPU time in proportion
-        part = result.milliseconds[stage] / 1000
-        times.append((stage, (part, cpu * part / wall)))
-    picture = result.plot()
-    times.append(("draw", watch.lap()))
-    Writer(folder / "alone", Outputs(), lambda _: picture).write(result)
-    times.append(("write", watch.lap()))
-    return times
 
 
 def _show_stages(costs: StageCosts, what: str, outside: tuple[str, ...]) -> None:
@@ -373,7 +210,7 @@ def evaluation_speed(options: EvaluationBenchmark) -> dict[str, float]:
     results: list[ImageResult] = []
     for _ in progress(range(options.rounds), "timing", unit="round"):
         spent = dict.fromkeys(times, 0.0)
-        results, watch = [], _Watch()
+        results, watch = [], Watch()
         for batch in evaluation_loader(samples, settings):
             spent["load"] += watch.lap()[0]
             if batch is None:

@@ -4,6 +4,7 @@ In Python, `detect(DetectOptions(weights=..., source=...))` gives a Result for e
 writes nothing.
 """
 
+import itertools
 import signal
 import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
@@ -270,7 +271,7 @@ def main(options: CommandOptions) -> Path | None:
     told = not job.source.live and first.frame.video is None and length is not None and length <= TOLD
     with Writer(folder or Path(), outputs, draw) as writer, Behind(writer.write, AHEAD) as behind:
         try:
-            for result in progress(chain_first(first, results), "detecting", unit="frame", total=length):
+            for result in progress(itertools.chain([first], results), "detecting", unit="frame", total=length):
                 tally.pictures += 1
                 tally.boxes += len(result)
                 if told:
@@ -288,12 +289,6 @@ def main(options: CommandOptions) -> Path | None:
     if tally.stopped and not job.source.live:
         raise KeyboardInterrupt
     return folder
-
-
-def chain_first(first: Result, rest: Iterator[Result]) -> Iterator[Result]:
-    """The one that was taken out, and the rest."""
-    yield first
-    yield from rest
 
 
 def tell(result: Result) -> None:

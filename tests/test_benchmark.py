@@ -6,6 +6,7 @@ import pytest
 
 from benchmark import DetectBenchmark, EvaluationBenchmark, detect_speed, evaluation_speed
 from tests.commands import run
+from utils.errors import DataError
 
 pytestmark = pytest.mark.slow
 
@@ -18,6 +19,17 @@ def test_detection(trained: Path, data: Path, capsys: pytest.CaptureFixture[str]
     assert costs.together >= 0.5 * max(wall for wall, _ in costs.stages.values())
     printed = capsys.readouterr().out
     assert f"all overlapping {costs.together:.1f} ms" in printed and "beside the network" in printed
+
+
+def test_each_image_is_taken_once(trained: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Fewer images than asked for: all of them, and the time is divided by what was really done."""
+    weights = str(trained / "best.pt")
+    detect_speed(DetectBenchmark(weights=weights, data=str(data / "s.data"), images=64, rounds=1))
+    assert "medians over 8 images a round" in capsys.readouterr().out
+    (data / "one.txt").write_text("shapes/images/valid/0000.jpg\n")
+    (data / "one.data").write_text("classes=3\nvalid=one.txt\nnames=s.names\n")
+    with pytest.raises(DataError, match="expected at least two validation images, got 1"):
+        detect_speed(DetectBenchmark(weights=weights, data=str(data / "one.data")))
 
 
 def test_evaluation(trained: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:

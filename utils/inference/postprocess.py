@@ -67,11 +67,11 @@ def _select(boxes: Tensor, score: Tensor, label: Tensor, iou: float, limit: int,
     """Boxes (N, 4) as cx, cy, w, h, their scores and classes, best first -> (n, 6), what NMS leaves."""
     score, label = score[:MAX_CANDIDATES], label[:MAX_CANDIDATES]
     boxes = cxcywh_to_xyxy(boxes[:MAX_CANDIDATES])
-    keep = _suppress(boxes, score, torch.zeros_like(label) if agnostic else label, iou, limit)
+    keep = suppress(boxes, score, torch.zeros_like(label) if agnostic else label, iou, limit)
     return torch.cat((boxes[keep], score[keep, None], label[keep, None].to(boxes)), dim=1)
 
 
-def _suppress(boxes: Tensor, score: Tensor, label: Tensor, iou: float, limit: int) -> Tensor:
+def suppress(boxes: Tensor, score: Tensor, label: Tensor, iou: float, limit: int) -> Tensor:
     """Indices of the `limit` best boxes that NMS leaves, of boxes sorted by score, best first.
 
     A box is only ever suppressed by a better one, so the rest need not be looked at once enough are left. Classes are

@@ -67,14 +67,14 @@ class Predictor:
         """The whole picture and each of its tiles, one after the other, merged."""
         height, width = frame.image.shape[:2]
         found, total = [], dict.fromkeys(("preprocess", "inference", "nms"), 0.0)
-        windows = [(0, 0, width, height), *tile_windows(width, height, tile, self.overlap)]
-        for x1, y1, x2, y2 in dict.fromkeys(windows):
+        windows = list(dict.fromkeys([(0, 0, width, height), *tile_windows(width, height, tile, self.overlap)]))
+        for x1, y1, x2, y2 in windows:
             (rows,), milliseconds = self._run([frame.image[y1:y2, x1:x2]])
             found.append(rows + np.array([x1, y1, x1, y1, 0, 0], np.float32))
             total = {key: value + milliseconds[key] for key, value in total.items()}
         start = time.perf_counter()
         how = Merge((width, height), self.iou, self.agnostic)
-        rows = merge_tiles(found, list(dict.fromkeys(windows)), how)[: self.max_detections]
+        rows = merge_tiles(found, windows, how)[: self.max_detections]
         total["nms"] += (time.perf_counter() - start) * 1000
         return self._result(frame, rows, total)
 

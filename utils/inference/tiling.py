@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torchvision.ops import batched_nms
+
+from utils.inference.postprocess import suppress
 
 Window = tuple[int, int, int, int]
 """Left, top, right, bottom of a part of the picture, in pixels."""
@@ -57,9 +58,10 @@ def merge_tiles(found: Sequence[np.ndarray], windows: Sequence[Window], how: Mer
     parts, of = _join(rows[left], views[left], group[left])
     parts = parts[~_inside(parts, of, parts, of)]
     joined = np.concatenate((rows[~cut], parts)).astype(np.float32)
-    labels = np.zeros(len(joined)) if how.agnostic else joined[:, 5]
-    boxes, scores = torch.from_numpy(joined[:, :4]), torch.from_numpy(joined[:, 4])
-    return joined[batched_nms(boxes, scores, torch.from_numpy(labels), how.iou).numpy()]
+    joined = joined[np.argsort(-joined[:, 4], kind="stable")]
+    boxes, scores, labels = (torch.from_numpy(joined[:, columns]) for columns in (slice(4), 4, 5))
+    labels = torch.zeros_like(labels) if how.agnostic else labels
+    return joined[suppress(boxes, scores, labels, how.iou, len(joined)).numpy()]
 
 
 def _cut_sides(rows: np.ndarray, views: np.ndarray, size: tuple[int, int]) -> np.ndarray:
