@@ -1,33 +1,52 @@
-"""Ghost modules (Han et al., "GhostNet: More Features from Cheap Operations", CVPR 2020).
+"""GhostNet and what it is made of (Han et al., "GhostNet: More Features from Cheap Operations", CVPR 2020).
 
 A convolution makes many feature maps that resemble each other. A ghost module computes only a part of them, the
 primary maps Y' = f' * X (Eq. 2), and derives the others, the ghosts, by a cheap depthwise convolution of each primary
-map, y_ij = Phi_ij(y'_i) (Eq. 3). With n output maps and ratio s, n/s are primary and (s-1)*n/s cheap.
+map, y_ij = Phi_ij(y'_i) (Eq. 3). For n output maps of h x w cells from c input maps, kernels of k x k, cheap kernels of
+d x d and ratio s, n/s maps are primary and (s - 1) n/s are ghosts. In multiply-adds (Eq. 4), where d is about k:
 
-A convolution of size k on c input channels costs n*h*w*c*k^2 multiply-adds; the module with cheap kernels of size d
-costs (n/s)*h*w*c*k^2 + (s-1)*(n/s)*h*w*d^2, about s times fewer (Eq. 4).
+    convolution    n h w c k^2
+    ghost module   n/s h w c k^2 + (s - 1) n/s h w d^2
+    saving         c k^2 s / (c k^2 + (s - 1) d^2), about s c / (s + c - 1), about s
+
+The parameters, without batch normalisation, are the same terms without h w. Shapes below are (B, channels, H, W).
+The second version (Tang et al., "GhostNetV2: Enhance Cheap Operation with Long-Range Attention", NeurIPS 2022) lets
+each position look along its row and its column, by decoupled fully connected attention (DFC).
 """
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from utils.errors import CfgError
-from utils.network.blocks import ConvolutionalOptions
-from utils.network.cfg import Options, option
-from utils.network.joins import RouteOptions
-from utils.network.registry import ACTIVATION_NAMES, ACTIVATIONS, BN_MOMENTUM, Block, Part, block
+from utils.errors import WeightsError
+from utils.network.ghosts import (
+    GhostBottleneckOptions,
+    GhostOptions,
+    SEOptions,
+    expand_bottleneck,
+    expand_ghost,
+    refuse_se,
+)
+from utils.network.registry import ACTIVATIONS, BN_MOMENTUM, Block, block
+from utils.network.released import from_released
+from utils.network.weights import load_tensors
+
+Activation = Callable[[], nn.Module] | None
+Variant = Literal["paper", "release", "v2"]
+
+# ---- The ghost module ----------------------------------------------------------------------------------------------
 
 
 class GhostModule(nn.Module):
     """(B, in_channels, H, W) -> (B, out_channels, H', W'): primary maps first, then their ghosts.
 
-    `ratio` is s of the paper, `dw_size` d; `activation` is a constructor such as nn.ReLU, or None for neither.
+    `ratio` is s of the paper, `kernel_size` k, `dw_size` d; `activation` is a constructor such as nn.ReLU, or None.
     There are ceil(out_channels / ratio) primary maps; ghosts past out_channels are cut off.
-    `padding` is kernel_size // 2 unless given.
+    `padding` is kernel_size // 2 unless given; `version` 2 multiplies the maps by their DFC attention.
     """
 
     def __init__(
@@ -38,9 +57,10 @@ class GhostModule(nn.Module):
         ratio: int = 2,
         dw_size: int = 3,
         stride: int = 1,
-        activation: Callable[[], nn.Module] | None = nn.ReLU,
+        activation: Activation = nn.ReLU,
         batch_normalize: bool = True,
         padding: int | None = None,
+        version: int = 1,
     ) -> None:
         super().__init__()
         if ratio < 2:
@@ -49,48 +69,221 @@ class GhostModule(nn.Module):
         cheap = primary * (ratio - 1)
         self.out_channels = out_channels
         padding = kernel_size // 2 if padding is None else padding
-        self.primary_conv = _unit(
-            nn.Conv2d(in_channels, primary, kernel_size, stride, padding, bias=not batch_normalize), activation
-        )
+        bias = not batch_normalize
+        self.primary_conv = _unit(nn.Conv2d(in_channels, primary, kernel_size, stride, padding, bias=bias), activation)
         self.cheap_operation = _unit(
-            nn.Conv2d(primary, cheap, dw_size, 1, dw_size // 2, groups=primary, bias=not batch_normalize), activation
+            nn.Conv2d(primary, cheap, dw_size, 1, dw_size // 2, groups=primary, bias=bias), activation
         )
+        if version == 2:
+            self.attention = DFCAttention(in_channels, out_channels, kernel_size, stride, padding, batch_normalize)
 
     def forward(self, x: Tensor) -> Tensor:
         """Primary maps and ghosts, concatenated."""
         primary = self.primary_conv(x)
         ghosts = self.cheap_operation(primary)
-        return torch.cat((primary, ghosts), dim=1)[:, : self.out_channels]
+        maps = torch.cat((primary, ghosts), dim=1)[:, : self.out_channels]
+        return maps * self.attention(x, maps.shape[2:]) if hasattr(self, "attention") else maps
 
 
-def _unit(conv: nn.Conv2d, activation: Callable[[], nn.Module] | None) -> nn.Sequential:
+class DFCAttention(nn.Sequential):
+    """Weights 0..1 for a ghost module's maps, (B, out_channels, H', W'), from its input (GhostNetV2, Eq. 4 and 5).
+
+    At half the resolution, where it costs a quarter: a convolution like the module's, then a depthwise one along each
+    row (1 x 5) and one along each column (5 x 1).
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int, stride: int, padding: int, batch_normalize: bool
+    ) -> None:
+        bias = not batch_normalize
+        super().__init__(
+            _unit(nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, bias=bias)),
+            _unit(nn.Conv2d(out_channels, out_channels, (1, 5), 1, (0, 2), groups=out_channels, bias=bias)),
+            _unit(nn.Conv2d(out_channels, out_channels, (5, 1), 1, (2, 0), groups=out_channels, bias=bias)),
+        )
+
+    def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:  # type: ignore[override]
+        """The weights at `size`, (H', W')."""
+        half = F.avg_pool2d(x, 2) if min(x.shape[2:]) > 1 else x
+        return F.interpolate(torch.sigmoid(super().forward(half)), size=size, mode="nearest")
+
+
+def _unit(conv: nn.Conv2d, activation: Activation = None) -> nn.Sequential:
     """Convolution, batch normalisation where it has no bias, activation (an empty Sequential where there is none)."""
+    norm = [nn.BatchNorm2d(conv.out_channels)] if conv.bias is None else []
     act = nn.Sequential() if activation is None else activation()
     if isinstance(getattr(act, "inplace", None), bool):
         act.inplace = True  # type: ignore[assignment]
-    norm = [nn.BatchNorm2d(conv.out_channels)] if conv.bias is None else []
     return nn.Sequential(conv, *norm, act)
 
 
-@dataclass(frozen=True)
-class GhostOptions(Options):
-    """[ghost]: filters/ratio maps from a convolution, and the rest of `filters` depthwise from these."""
+# ---- The bottleneck ------------------------------------------------------------------------------------------------
 
-    filters: int = option(2, minimum=1)
-    size: int = option(1, minimum=1)
-    stride: int = option(1, minimum=1)
-    pad: bool = option(False)
-    ratio: int = option(2, minimum=2)
-    cheap_size: int = option(3, minimum=1)
-    batch_normalize: bool = option(False)
-    activation: str = option("logistic", choices=ACTIVATION_NAMES)
 
-    def validate(self) -> None:
-        """`filters` is a multiple of `ratio`, and the cheap kernels are odd, so that the map keeps its size."""
-        if self.filters % self.ratio:
-            raise CfgError(f"filters={self.filters}: expected a multiple of ratio={self.ratio}")
-        if self.cheap_size % 2 == 0:
-            raise CfgError(f"cheap_size={self.cheap_size}: expected an odd size")
+class SELayer(nn.Module):
+    """Squeeze and excitation: (B, C, H, W) times a gate for each map, clamp(W2 relu(W1 mean(x) + b1) + b2, 0, 1).
+
+    `squeezed` maps lie between W1 and W2, by default channel // reduction. Gates start about a half, where they learn
+    (b2 = .5): shut ones would not.
+    """
+
+    def __init__(self, channel: int, reduction: int = 4, squeezed: int | None = None) -> None:
+        super().__init__()
+        squeezed = max(1, channel // reduction) if squeezed is None else squeezed
+        self.avg_pool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Sequential(nn.Linear(channel, squeezed), nn.ReLU(inplace=True), nn.Linear(squeezed, channel))
+        nn.init.constant_(self.fc[2].bias, 0.5)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The maps, each weighed."""
+        gates = self.fc(self.avg_pool(x).flatten(1)).clamp(0, 1)  # (B, C)
+        return x * gates[..., None, None]
+
+
+class GhostBottleneck(nn.Module):
+    """(B, in_channels, H, W) -> (B, out_channels, H / stride, W / stride): Figure 3 of the paper.
+
+    A ghost module expands to `hidden_channels`, with `stride` above 1 a depthwise convolution of `kernel_size` follows,
+    with `se_channels` above 0 an SELayer with so many squeezed maps; a ghost module without activation narrows to
+    `out_channels`. The input is added: as it is, or by a depthwise and a pointwise convolution where the shape changes.
+    `version` 2 has DFC attention in the expanding module.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        hidden_channels: int,
+        out_channels: int,
+        kernel_size: int = 3,
+        stride: int = 1,
+        se_channels: int = 0,
+        activation: Activation = nn.ReLU,
+        version: int = 1,
+    ) -> None:
+        super().__init__()
+        self.conv = nn.Sequential(
+            GhostModule(in_channels, hidden_channels, activation=activation, version=version),
+            _depthwise(hidden_channels, kernel_size, stride) if stride > 1 else nn.Sequential(),
+            SELayer(hidden_channels, squeezed=se_channels) if se_channels else nn.Sequential(),
+            GhostModule(hidden_channels, out_channels, activation=None),
+        )
+        self.shortcut = nn.Sequential()
+        if stride > 1 or in_channels != out_channels:
+            self.shortcut = nn.Sequential(
+                _depthwise(in_channels, kernel_size, stride),
+                nn.Conv2d(in_channels, out_channels, 1, bias=False),
+                nn.BatchNorm2d(out_channels),
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Both ways, added."""
+        return self.conv(x) + self.shortcut(x)
+
+
+def _depthwise(channels: int, kernel_size: int, stride: int) -> nn.Sequential:
+    return _unit(nn.Conv2d(channels, channels, kernel_size, stride, kernel_size // 2, groups=channels, bias=False))
+
+
+# ---- The network ---------------------------------------------------------------------------------------------------
+
+BOTTLENECKS = (  # Table 1: kernel, hidden channels, output channels, with squeeze and excitation, stride
+    (3, 16, 16, False, 1),
+    (3, 48, 24, False, 2),
+    (3, 72, 24, False, 1),
+    (5, 72, 40, True, 2),
+    (5, 120, 40, True, 1),
+    (3, 240, 80, False, 2),
+    (3, 200, 80, False, 1),
+    (3, 184, 80, False, 1),
+    (3, 184, 80, False, 1),
+    (3, 480, 112, True, 1),
+    (3, 672, 112, True, 1),
+    (5, 672, 160, True, 2),
+    (5, 960, 160, False, 1),
+    (5, 960, 160, True, 1),
+    (5, 960, 160, False, 1),
+    (5, 960, 160, True, 1),
+)
+SQUEEZE, EMBEDDING = 960, 1280  # maps after the last bottleneck, and values that the classes are told from
+PLAIN_BLOCKS = 2  # of version 2: bottlenecks before the first with attention
+
+
+def make_divisible(value: float, divisor: int = 4) -> int:
+    """`value` rounded to a multiple of `divisor`, at least that, and never more than a tenth below `value`."""
+    rounded = max(divisor, int(value + divisor / 2) // divisor * divisor)
+    return rounded + divisor if rounded < 0.9 * value else rounded
+
+
+class GhostNet(nn.Module):
+    """The classifier: images (B, 3, H, W) -> logits (B, num_classes). Channels are `width_mult` times the paper's,
+    rounded to multiples of 4.
+
+    `variant`: "paper", the first layout; "release", that of the published weights: squeezed maps are multiples of 4,
+    the embedding has a bias instead of batch normalisation; "v2", the same with DFC attention. The published
+    networks' hard sigmoid, clamp(x / 6 + 1/2, 0, 1), is an SELayer with another scale and bias. Raises ValueError.
+    """
+
+    def __init__(
+        self, num_classes: int = 1000, width_mult: float = 1.0, variant: Variant = "paper", dropout: float = 0.2
+    ) -> None:
+        super().__init__()
+        if width_mult <= 0 or num_classes < 1:
+            raise ValueError(f"width_mult={width_mult}, num_classes={num_classes}: expected numbers above 0")
+
+        def wide(channels: int) -> int:
+            return make_divisible(channels * width_mult)
+
+        channels = wide(16)
+        layers: list[nn.Module] = [_unit(nn.Conv2d(3, channels, 3, 2, 1, bias=False), nn.ReLU)]
+        for number, (kernel_size, hidden, out, excited, stride) in enumerate(BOTTLENECKS):
+            squeezed = wide(hidden) // 4 if variant == "paper" else make_divisible(wide(hidden) / 4)
+            version = 2 if variant == "v2" and number >= PLAIN_BLOCKS else 1
+            layers.append(
+                GhostBottleneck(
+                    channels, wide(hidden), wide(out), kernel_size, stride, squeezed * excited, version=version
+                )
+            )
+            channels = wide(out)
+        self.features = nn.Sequential(*layers)
+        squeeze = _unit(nn.Conv2d(channels, wide(SQUEEZE), 1, bias=False), nn.ReLU)
+        self.squeeze = squeeze.append(nn.AdaptiveAvgPool2d((1, 1)))
+        embedding: list[nn.Module] = (
+            [nn.Linear(wide(SQUEEZE), EMBEDDING, bias=False), nn.BatchNorm1d(EMBEDDING)]
+            if variant == "paper"
+            else [nn.Linear(wide(SQUEEZE), EMBEDDING)]
+        )
+        self.classifier = nn.Sequential(
+            *embedding, nn.ReLU(inplace=True), nn.Dropout(dropout), nn.Linear(EMBEDDING, num_classes)
+        )
+        self.num_classes, self.width_mult, self.variant = num_classes, width_mult, variant
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (B, num_classes)."""
+        pooled = self.squeeze(self.features(images))  # (B, 960, 1, 1)
+        return self.classifier(pooled.flatten(1))
+
+
+def ghost_net(**kwargs: Any) -> GhostNet:
+    """GhostNet with these arguments of its own."""
+    return GhostNet(**kwargs)
+
+
+def released_net(tensors: Mapping[str, Tensor]) -> GhostNet:
+    """GhostNet or GhostNetV2 from the state dict of the authors' or of timm's networks; the same function in eval mode.
+
+    Raises WeightsError for tensors that are not such a network's.
+    """
+    renamed = from_released(tensors)
+    if not {"squeeze.0.weight", "classifier.3.weight"} <= renamed.keys():
+        raise WeightsError("expected a whole GhostNet, with its last convolution and its classifier")
+    attention = any(".attention." in name for name in renamed)
+    classes, width = len(renamed["classifier.3.weight"]), len(renamed["squeeze.0.weight"]) / SQUEEZE
+    network = GhostNet(classes, width, "v2" if attention else "release")
+    load_tensors(network, renamed, "the released weights")
+    return network.eval()
+
+
+# ---- In cfg files --------------------------------------------------------------------------------------------------
 
 
 class GhostBlock(Block):
@@ -108,10 +301,9 @@ class GhostBlock(Block):
             ACTIVATIONS[options.activation],
             options.batch_normalize,
             padding=options.size // 2 if options.pad else 0,
+            version=options.version,
         )
-        for module in self.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.momentum = BN_MOMENTUM
+        _slow_statistics(self)
         self.out_channels = options.filters
         self.step = (options.stride, options.stride)
 
@@ -120,28 +312,63 @@ class GhostBlock(Block):
         return self.ghost(inputs[0])
 
 
-def expand_ghost(options: GhostOptions) -> list[Part]:
-    """The same block in Darknet's sections: convolution, grouped convolution, route; the weight stream is the same."""
-    primary = options.filters // options.ratio
-    conv = ConvolutionalOptions(
-        filters=primary,
-        size=options.size,
-        stride=options.stride,
-        pad=options.pad,
-        batch_normalize=options.batch_normalize,
-        activation=options.activation,
-    )
-    cheap = replace(
-        conv, filters=options.filters - primary, size=options.cheap_size, stride=1, pad=True, groups=primary
-    )
-    return [
-        Part("convolutional", conv),
-        Part("convolutional", cheap),
-        Part("route", RouteOptions(layers=(0, 1))),
-    ]
-
-
 @block("ghost", "GhostConv", options=GhostOptions, expand=expand_ghost)
 def build_ghost(options: GhostOptions, in_channels: tuple[int, ...]) -> Block:
     """A ghost module as one block."""
     return GhostBlock(options, in_channels[0])
+
+
+class GhostBottleneckBlock(Block):
+    """A [ghost_bottleneck] section."""
+
+    def __init__(self, options: GhostBottleneckOptions, in_channels: int) -> None:
+        super().__init__()
+        self.bottleneck = GhostBottleneck(
+            in_channels,
+            options.expansion,
+            options.filters,
+            options.size,
+            options.stride,
+            options.se,
+            ACTIVATIONS[options.activation],
+            options.version,
+        )
+        _slow_statistics(self)
+        self.out_channels = options.filters
+        self.step = (options.stride, options.stride)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Expanded, narrowed, and added to the input."""
+        return self.bottleneck(inputs[0])
+
+
+@block("ghost_bottleneck", options=GhostBottleneckOptions, expand=expand_bottleneck)
+def build_ghost_bottleneck(options: GhostBottleneckOptions, in_channels: tuple[int, ...]) -> Block:
+    """A bottleneck of GhostNet as one block."""
+    return GhostBottleneckBlock(options, in_channels[0])
+
+
+class SEBlock(Block):
+    """An [se] section: every map times its gate."""
+
+    def __init__(self, options: SEOptions, in_channels: int) -> None:
+        super().__init__()
+        self.se = SELayer(in_channels, squeezed=options.squeezed)
+        self.out_channels = in_channels
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """The maps, each weighed."""
+        return self.se(inputs[0])
+
+
+@block("se", options=SEOptions, expand=refuse_se)
+def build_se(options: SEOptions, in_channels: tuple[int, ...]) -> Block:
+    """Squeeze and excitation as one block."""
+    return SEBlock(options, in_channels[0])
+
+
+def _slow_statistics(module: nn.Module) -> None:
+    """Batch normalisation that gathers its statistics as slowly as that of the other sections."""
+    for each in module.modules():
+        if isinstance(each, nn.BatchNorm2d):
+            each.momentum = BN_MOMENTUM

@@ -277,7 +277,7 @@ def main(options: ModelOptions) -> None:
     if options.weights is not None:
         print(f"{options.weights}: loaded, {'all' if options.cutoff is None else f'the first {options.cutoff}'} layers")
     if options.expand_ghost is not None:
-        graph = expand(model.graph)
+        graph = expand(model.graph, model.blocks)
         comment = f"{Path(options.cfg).name} with its ghost blocks written out in Darknet's sections"
         expanded = Darknet(graph, model.names)
         with torch.no_grad():

@@ -19,6 +19,7 @@ from utils.errors import DataError, InputError, Stopped, WeightsError
 from utils.evaluation.evaluate import EvaluationSettings
 from utils.files import find_file, new_run_folder
 from utils.log import counted, say, warn
+from utils.network.backbone import load_backbone
 from utils.network.graph import Graph, fit_heads, load_graph, num_classes_of, parse_graph, widen_heads
 from utils.network.weights import Checkpoint, read_checkpoint
 from utils.options import choose_device, parse_size, run_command
@@ -261,6 +262,9 @@ def build_model(
         file = find_file(options.weights, "weights", WeightsError)
         notes.append("weights from " + load_weights(model, file, options.cutoff, cfg_classes, options.autoanchor))
         model.seen = 0
+    if options.backbone is not None:
+        file = find_file(options.backbone, "weights", WeightsError)
+        notes.append("weights from " + load_backbone(model.graph, list(model.blocks), file))
     return model, notes
 
 

@@ -21,16 +21,21 @@ KIND_NAMES = sorted({kind.name for kind in KINDS.values()})
 # values by key, so that a new kind with customary keys is tested without a line here
 VALUES = {
     "filters": "8", "size": "3", "pad": "1", "batch_normalize": "1", "activation": "leaky", "layers": "-1,-2",
-    "from": "-2", "anchors": "4,4,8,8", "classes": "3", "probability": ".3",
+    "from": "-2", "anchors": "4,4,8,8", "classes": "3", "probability": ".3", "expansion": "12", "se": "4",
+    "squeezed": "4",
 }  # fmt: skip
 BEFORE = {"scale_channels": "[avgpool]\n", "yolo": "[convolutional]\nfilters=16\n"}
 AFTER = {"avgpool": "[scale_channels]\nfrom=-2\n"}  # back to a map, for the head
 HEAD = "[convolutional]\nfilters=16\n[yolo]\nanchors=4,4,8,8\nclasses=3\n"
 
 
+KIND_NAMES += [f"{name} version=2" for name in KIND_NAMES if "version" in KINDS[name].options.__dataclass_fields__]
+
+
 def section(kind: str) -> str:
+    kind, _, more = kind.partition(" ")
     keys = [field.name.rstrip("_") for field in KINDS[kind].options.__dataclass_fields__.values()]
-    lines = [f"{key}={VALUES[key]}" for key in keys if key in VALUES]
+    lines = [f"{key}={VALUES[key]}" for key in keys if key in VALUES] + more.split()
     return BEFORE.get(kind, "") + "\n".join([f"[{kind}]", *lines]) + "\n" + AFTER.get(kind, "")
 
 

@@ -33,7 +33,9 @@ def assert_same_outputs(model: Darknet, size: int) -> None:
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
-@pytest.mark.parametrize("name", ["yolov3-tiny", "yolov4-tiny", "ghost-yolov3-tiny", "ghost-yolov3-tiny-lite"])
+@pytest.mark.parametrize(
+    "name", ["yolov3-tiny", "yolov4-tiny", "ghost-yolov3-tiny", "ghost-yolov3-tiny-lite", "ghostnet-yolov3"]
+)
 def test_fused_outputs(name: str) -> None:
     assert_same_outputs(load_model(PROJECT / "cfg" / f"{name}.cfg"), 96)
 

@@ -11,6 +11,7 @@ from utils.network.expand import expand
 from utils.network.graph import IMAGE, fit_heads, load_graph, num_classes_of, parse_graph
 
 CFGS = sorted(path.name for path in (PROJECT / "cfg").glob("*.cfg"))
+ANCHORS = "anchors=4,4,8,8,9,9\n"
 TEXT = """[net]
 [convolutional]
 filters=4
@@ -45,17 +46,50 @@ def test_shipped_cfgs_round_trip(name: str) -> None:
     graph = load_graph(name)
     again = parse_graph(graph.to_cfg("a comment\nof two lines"))
     assert again == graph
-    assert parse_graph(expand(graph).to_cfg()) == expand(graph)
+    if all(getattr(node.options, "se", 0) == 0 for node in graph.nodes):
+        expanded = expand(graph, Darknet(graph).blocks)
+        assert parse_graph(expanded.to_cfg()) == expanded
 
 
 def test_expansion_keeps_references_across_ghost_blocks() -> None:
     graph = load_graph("ghost-yolov3-tiny.cfg")
-    expanded = expand(graph)
+    expanded = expand(graph, Darknet(graph).blocks)
     assert all(node.kind != "ghost" for node in expanded.nodes)
     assert len(expanded.nodes) == len(graph.nodes) + 2 * sum(node.kind == "ghost" for node in graph.nodes)
     route = next(node for node in expanded.nodes if node.kind == "route" and node.options.group_id == 1)
     source = expanded.nodes[route.sources[0]]
     assert (source.kind, source.sources) == ("route", (source.index - 2, source.index - 1))  # primary, then ghosts
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ("[ghost]\nversion=2\n", "version=2 has no Darknet form"),
+        ("[se]\n", "squeeze and excitation with a clamp has no Darknet form"),
+        ("[ghost_bottleneck]\nfilters=4\nexpansion=8\nse=2\n", "se=2: squeeze and excitation with a clamp has no"),
+        ("[ghost_bottleneck]\nfilters=4\nexpansion=8\nversion=2\n", "version=2 has no Darknet form"),
+        ("[ghost_bottleneck]\nfilters=4\nexpansion=8\n", "reads the image twice, which Darknet's sections cannot"),
+    ],
+)
+def test_what_darknet_cannot_say_is_refused_with_its_line(section: str, message: str) -> None:
+    graph = parse_graph(f"[net]\n{section}[convolutional]\nfilters=18\n[yolo]\nmask=0,1,2\nclasses=1\n" + ANCHORS)
+    with pytest.raises(CfgError, match=f"cfg:2: .* {message}"):
+        expand(graph, Darknet(graph).blocks)
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ("[ghost]\nversion=3\n", "version=3: expected 1, or 2"),
+        ("[ghost_bottleneck]\nfilters=5\n", "filters=5: expected an even number"),
+        ("[ghost_bottleneck]\nexpansion=7\n", "expansion=7: expected an even number"),
+        ("[ghost_bottleneck]\nsize=4\n", "size=4: expected an odd size"),
+        ("[se]\nsqueezed=0\n", "squeezed=0: expected at least 1"),
+    ],
+)
+def test_ghost_sections_say_what_they_expect(section: str, message: str) -> None:
+    with pytest.raises(CfgError, match=message):
+        parse_graph(f"[net]\n{section}")
 
 
 @st.composite

@@ -13,9 +13,11 @@ from tests.conftest import PROJECT, randomise
 from utils.data.images import read_image
 from utils.letterbox import stretch, to_input
 from utils.network.expand import expand
+from utils.network.graph import load_graph
 
 OPENCV_EPS = 1e-6  # what OpenCV's importer effectively uses; the product keeps Darknet's 1e-5
 CFGS = sorted(path.name for path in (PROJECT / "cfg").glob("*.cfg"))
+NO_DARKNET_FORM = {name for name in CFGS if name.startswith("ghostnet-")}  # squeeze and excitation with a clamp
 
 pytestmark = pytest.mark.skipif(
     not hasattr(cv2.dnn, "readNetFromDarknet"), reason=f"OpenCV {cv2.__version__} has no Darknet importer (4.x has)"
@@ -59,13 +61,25 @@ def test_real_weights(shared: Path, picture: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", CFGS)
+@pytest.mark.parametrize("name", [name for name in CFGS if name not in NO_DARKNET_FORM])
 def test_random_weights(name: str, tmp_path: Path) -> None:
     """Every shipped cfg; the ghost ones written out in Darknet's sections. At 160 px, to be quick."""
-    model = load_model(name)
+    assert_written_out_equal(load_model(name), tmp_path)
+
+
+@pytest.mark.parametrize("name", sorted(NO_DARKNET_FORM))
+def test_ghost_bottlenecks_without_squeeze_and_excitation(name: str, tmp_path: Path) -> None:
+    graph = load_graph(name)
+    changes = {node.index: {"se": 0} for node in graph.nodes if node.kind == "ghost_bottleneck"}
+    assert len(changes) == 16
+    assert_written_out_equal(Darknet(graph.with_options(changes)).eval(), tmp_path)
+
+
+def assert_written_out_equal(model: Darknet, folder: Path) -> None:
     randomise(model)
     model = _expanded(model)
-    cfg, weights = tmp_path / name, tmp_path / "x.weights"
+    assert not {node.kind for node in model.graph.nodes} & {"ghost", "ghost_bottleneck", "se"}
+    cfg, weights = folder / "x.cfg", folder / "x.weights"
     cfg.write_text(model.graph.to_cfg())
     save_weights(model, weights)
     blob = np.random.default_rng(0).random((1, 3, 160, 160), dtype=np.float32)
@@ -73,7 +87,7 @@ def test_random_weights(name: str, tmp_path: Path) -> None:
 
 
 def _expanded(model: Darknet) -> Darknet:
-    expanded = Darknet(expand(model.graph)).eval()
+    expanded = Darknet(expand(model.graph, model.blocks)).eval()
     tensors = dict(zip(expanded.state_dict(), model.state_dict().values(), strict=True))
     expanded.load_state_dict(tensors)
     return expanded

@@ -1,6 +1,7 @@
 """Batch normalisation folded into the convolutions before it: the same eval-mode network with fewer operations."""
 
 import copy
+from itertools import pairwise
 from typing import TypeVar
 
 from torch import nn
@@ -18,8 +19,8 @@ def fuse(model: Network) -> Network:
     assert not model.training, "only running statistics can be folded"
     fused = copy.deepcopy(model)
     for unit in fused.modules():
-        if isinstance(unit, nn.Sequential) and len(unit) > 1:
-            conv, norm = unit[0], unit[1]
-            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-                unit[0], unit[1] = fuse_conv_bn_eval(conv, norm), nn.Identity()
+        if isinstance(unit, nn.Sequential):
+            for place, (conv, norm) in enumerate(pairwise(list(unit.children()))):
+                if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                    unit[place], unit[place + 1] = fuse_conv_bn_eval(conv, norm), nn.Identity()
     return fused

@@ -131,8 +131,13 @@ def build_node(index: int, section: Section) -> Node:
 
 def sources_of(kind: BlockKind, options: Options, index: int) -> tuple[int, ...]:
     """The nodes that a block at `index` reads: the previous one, those it names, or both."""
-    named = tuple(target for _, targets in _references(options, "source") for target in targets)
+    named = references(options)
     return {"previous": (index - 1,), "listed": named, "both": (index - 1, *named)}[kind.reads]
+
+
+def references(options: Options) -> tuple[int, ...]:
+    """The layers that a section names as those it reads."""
+    return tuple(target for _, targets in _references(options, "source") for target in targets)
 
 
 def _references(options: Options, role: str | None = None) -> Iterable[tuple[dataclasses.Field[Any], tuple[int, ...]]]:

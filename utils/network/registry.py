@@ -9,6 +9,7 @@ A new kind is one options dataclass and one builder, in one file:
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -26,9 +27,9 @@ BN_MOMENTUM = 0.03  # the share of a new batch in the running statistics, as in 
 
 @dataclass(frozen=True)
 class ConvUnit:
-    """A convolution with its batch normalisation: the piece that Darknet's weight stream is made of."""
+    """A convolution (or linear layer) with its batch normalisation: what Darknet's weight stream is made of."""
 
-    conv: nn.Conv2d
+    conv: nn.Conv2d | nn.Linear
     bn: nn.BatchNorm2d | None
 
     def tensors(self) -> Iterator[Tensor]:
@@ -58,11 +59,8 @@ class Block(nn.Module):
         raise NotImplementedError
 
     def units(self) -> Iterator[ConvUnit]:
-        """The conv units in serialisation order: each `nn.Sequential` that starts with a convolution."""
-        for module in self.modules():
-            if isinstance(module, nn.Sequential) and len(module) and isinstance(module[0], nn.Conv2d):
-                bn = module[1] if len(module) > 1 and isinstance(module[1], nn.BatchNorm2d) else None
-                yield ConvUnit(module[0], bn)
+        """The conv units in serialisation order: as they stand in the block."""
+        return conv_units(self)
 
     def darknet_tensors(self) -> Iterator[Tensor]:
         """The block's tensors in the order of Darknet's weight stream."""
@@ -78,6 +76,16 @@ class Block(nn.Module):
         return strides[0][0] * self.step[0], strides[0][1] * self.step[1]
 
 
+def conv_units(module: nn.Module) -> Iterator[ConvUnit]:
+    """Each convolution or linear layer within a module, with the batch normalisation that stands behind it."""
+    children = list(module.children())
+    for child, following in zip_longest(children, children[1:]):
+        if isinstance(child, nn.Conv2d | nn.Linear):
+            yield ConvUnit(child, following if isinstance(following, nn.BatchNorm2d) else None)
+        else:
+            yield from conv_units(child)
+
+
 def stride_words(stride: Stride) -> str:
     """`stride 16`, `stride 16x32 (y, x)` or `a single cell`."""
     if stride is None:
@@ -85,12 +93,19 @@ def stride_words(stride: Stride) -> str:
     return f"stride {stride[0]}" if stride[0] == stride[1] else f"stride {stride[0]}x{stride[1]} (y, x)"
 
 
+INPUT = -1  # in an expansion: what the block reads
+
+
 @dataclass(frozen=True)
 class Part:
-    """One section of an expansion; its references count the parts before it from 0."""
+    """One section of an expansion; its references count the parts before it from 0, or are INPUT."""
 
     kind: str
     options: Options
+
+
+Expansion = Callable[[Any, tuple[int, ...]], list[Part]]
+"""A block's options and the channels that it reads -> its parts; CfgError where Darknet has no such sections."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +116,7 @@ class BlockKind:
     options: type[Options]
     build: Callable[[Any, tuple[int, ...]], Block]
     reads: str  # "previous", "listed" (only the layers it names) or "both" (the previous layer, then those it names)
-    expand: Callable[[Any], list[Part]] | None  # the same network in Darknet's own sections
+    expand: Expansion | None  # the same network in Darknet's own sections
 
 
 KINDS: dict[str, BlockKind] = {}
@@ -109,7 +124,7 @@ KINDS: dict[str, BlockKind] = {}
 
 
 def block(
-    *names: str, options: type[Options], reads: str = "previous", expand: Callable[[Any], list[Part]] | None = None
+    *names: str, options: type[Options], reads: str = "previous", expand: Expansion | None = None
 ) -> Callable[[Callable[[Any, tuple[int, ...]], Block]], Callable[[Any, tuple[int, ...]], Block]]:
     """Register a builder under its name and aliases; the first name is the one that is written."""
 

@@ -150,6 +150,18 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
     """Read a .pt without running anything in it. Raises WeightsError for pickled objects and foreign content."""
+    content = read_content(path)
+    if not is_own(content):
+        got = type(content).__name__
+        if isinstance(content, dict):
+            got = "the keys " + ", ".join(map(str, list(content)[:5]))
+        raise WeightsError(f"{path}: expected a checkpoint written by this project, got {got}")
+    training = content.get("training")
+    return Checkpoint(content["cfg"], tuple(content["names"]), content["model"], content["seen"], training)
+
+
+def read_content(path: str | Path) -> Any:
+    """What is in a PyTorch file, by anybody, without running anything in it. Raises WeightsError for other files."""
     try:
         with warnings.catch_warnings(action="ignore"):  # what torch has to say of foreign pickles is said below
             content: Any = torch.load(path, map_location="cpu", weights_only=True)
@@ -162,13 +174,12 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         ) from None
     except (RuntimeError, EOFError, LookupError, ValueError, AttributeError, zipfile.BadZipFile):
         raise WeightsError(f"{path}: damaged, or no PyTorch file") from None
-    if not isinstance(content, dict) or content.get("format") != CHECKPOINT_FORMAT or not _has_parts(content):
-        got = type(content).__name__
-        if isinstance(content, dict):
-            got = "the keys " + ", ".join(map(str, list(content)[:5]))
-        raise WeightsError(f"{path}: expected a checkpoint written by this project, got {got}")
-    training = content.get("training")
-    return Checkpoint(content["cfg"], tuple(content["names"]), content["model"], content["seen"], training)
+    return content
+
+
+def is_own(content: Any) -> bool:
+    """Whether what a file holds is a checkpoint of this project."""
+    return isinstance(content, dict) and content.get("format") == CHECKPOINT_FORMAT and _has_parts(content)
 
 
 def _check_sums(path: str | Path) -> None:

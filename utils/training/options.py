@@ -28,6 +28,8 @@ class TrainOptions:
     """Start from these weights (.weights or .pt); the heads are left out where the class counts differ."""
     cutoff: int | None = None
     """Take only the first N layers from a .weights file (backbone files)."""
+    backbone: str | None = None
+    """Start the [ghost_bottleneck] backbone from a classifier: classify.py's .pt, or a published GhostNet."""
     freeze: str | None = None
     """Keep the first N layers as they are (`--freeze 10`), or all before the first head's branch (`backbone`)."""
     hyp: str | None = None
@@ -194,6 +196,8 @@ def check_options(options: TrainOptions) -> None:
     check_values(options)
     if options.cutoff is not None and options.weights is None:
         raise InputError("--cutoff: expected --weights with it")
+    if options.backbone is not None and options.weights is not None:
+        raise InputError("--backbone with --weights: expected one of them")
     if options.rect and options.multi_scale:
         raise InputError("--rect with --multi-scale: expected one of them")
 
