@@ -28,6 +28,7 @@ from utils.training.anchors import all_anchors, fit_anchors, measure_anchors, wi
 from utils.training.assign import HeadSpec
 from utils.training.autobatch import fitting_batch
 from utils.training.checkpoint import command_defaults, data_fingerprint, find_run, reopen
+from utils.training.detection import DetectionRun
 from utils.training.distributed import Ranks, join_ranks
 from utils.training.engine import Trainee
 from utils.training.freeze import freeze, frozen_layers, ranges
@@ -36,7 +37,7 @@ from utils.training.history import check_board
 from utils.training.loss import DetectionLoss
 from utils.training.optimizers import make_optimizer
 from utils.training.options import TrainOptions, check_options, with_hyp
-from utils.training.run import Callback, EpochEnd, Run, TrainResult
+from utils.training.run import Callback, EpochEnd, TrainResult
 from utils.training.schedule import Average, Schedule
 from utils.training.stop import StopRequest, stop_on_signal
 from utils.training.trouble import check_workers, explained
@@ -92,7 +93,7 @@ def prepare(
     stop: StopRequest,
     checkpoint: Checkpoint | None = None,
     folder: Path | None = None,
-) -> Run:
+) -> DetectionRun:
     """Everything a training needs, built and checked, with the network of a checkpoint or of the cfg.
 
     Nothing is written but a new run folder, unless `folder` is given.
@@ -170,7 +171,7 @@ def prepare(
     settings = EvaluationSettings(size, batch_size=own_batch, workers=options.workers, dtype=dtype)
     options = replace(options, data=str(spec.path))  # found again when resumed from another folder
     fingerprint = data_fingerprint([*samples[0], *samples[1]])
-    run = Run(
+    run = DetectionRun(
         options, folder, model, save_weights, trainee, dataset, sampler, samples[1], settings, fingerprint, ranks, stop
     )
     if options.sync_bn and ranks.world > 1:

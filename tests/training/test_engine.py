@@ -87,7 +87,7 @@ def test_losses_of_a_bad_part_are_not_averaged_in() -> None:
     totals = Totals()
     for value in (1.0, float("nan"), 3.0):
         totals.add(torch.full((3,), value))
-    assert totals.means() == [2.0, 2.0, 2.0]
+    assert totals.means(("a", "b", "c")) == {"a": 2.0, "b": 2.0, "c": 2.0}
 
 
 def test_a_bad_part_of_an_accumulated_step_takes_the_whole_step_back() -> None:

@@ -41,7 +41,8 @@ def test_what_is_refused(change: dict[str, object], message: str) -> None:
 
 
 def test_every_option_has_help() -> None:
-    lines = (PROJECT / "utils/training/options.py").read_text().splitlines()
+    files = [PROJECT / f"utils/training/{name}.py" for name in ("options", "engine_options")]
+    lines = [line for file in files for line in file.read_text().splitlines()]
     for field in fields(TrainOptions):
         line = next(i for i, text in enumerate(lines) if text.startswith(f"    {field.name}: "))
         assert lines[line + 1].startswith('    """'), field.name

@@ -60,6 +60,11 @@ class TrainingSet(Dataset[Item]):
     def __len__(self) -> int:
         return len(self.pictures)
 
+    @property
+    def samples(self) -> Sequence[Sample]:
+        """Those that the pictures are of."""
+        return self.pictures.samples
+
     def __getitem__(self, key: Key) -> Item:
         rng = np.random.default_rng([self.seed, key.epoch, key.position])
         closed = self.close_mosaic is not None and key.epoch >= self.close_mosaic

@@ -48,6 +48,9 @@ class Metrics:
         classes = {name: ClassMetrics(**one) for name, one in values["classes"].items()}
         return cls(**{**values, "classes": classes})
 
+    def __str__(self) -> str:
+        return f"AP@.5 {self.ap50:.3f}, AP@.5:.95 {self.ap:.3f}"
+
     def table(self) -> str:
         """The numbers as text, a line a class."""
         width = max(12, *(len(name) for name in self.classes))

@@ -5,18 +5,22 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
+from utils.data.classes import ClassSample
 from utils.data.labels import Sample
 from utils.errors import InputError, WeightsError
 from utils.files import PROJECT
 from utils.network.weights import Checkpoint, read_checkpoint
 from utils.training.engine import Totals, Trainee
-from utils.training.history import Record
+from utils.training.engine_options import EngineOptions
+from utils.training.history import EpochRecord
 from utils.training.options import TrainOptions, read_hyp
+
+O = TypeVar("O", bound=EngineOptions)
 
 
 @dataclass
@@ -25,14 +29,14 @@ class Progress:
 
     epoch: int = 0
     totals: Totals = field(default_factory=Totals)
-    records: list[Record] = field(default_factory=list)
+    records: list[Any] = field(default_factory=list)
     best_epoch: int = 0
     best: dict[str, Any] | None = None
     """The best epoch's metrics, as plain values."""
 
 
 def capture(
-    trainee: Trainee, model: nn.Module, progress: Progress, options: TrainOptions, fingerprint: str
+    trainee: Trainee, model: nn.Module, progress: Progress, options: EngineOptions, fingerprint: str
 ) -> dict[str, Any]:
     """All that `restore` needs, as plain values and tensors (loads with `weights_only=True`)."""
     return {
@@ -53,8 +57,8 @@ def capture(
     }
 
 
-def restore(state: dict[str, Any], trainee: Trainee, model: nn.Module) -> Progress:
-    """Put a captured state back into freshly built objects."""
+def restore(state: dict[str, Any], trainee: Trainee, model: nn.Module, record: type[EpochRecord]) -> Progress:
+    """Put a captured state back into freshly built objects. `record` is what an epoch's record is."""
     model.load_state_dict(state["model"])
     trainee.average.load_state_dict(state["average"])
     trainee.schedule.optimizer.load_state_dict(state["optimizer"])
@@ -64,17 +68,17 @@ def restore(state: dict[str, Any], trainee: Trainee, model: nn.Module) -> Progre
     torch.set_rng_state(state["random"])
     if len(state["random_gpu"]) == torch.cuda.device_count() and state["random_gpu"]:
         torch.cuda.set_rng_state_all(state["random_gpu"])
-    records = [Record(**record) for record in state["records"]]
+    records = [record(**values) for values in state["records"]]
     return Progress(state["epoch"], Totals(**state["totals"]), records, state["best_epoch"], state["best"])
 
 
-def find_run(where: str, parent: Path = Path("runs/train")) -> Path:
-    """The last.pt that --resume means: `last` is the newest under runs/train, else a run's folder or the file itself.
+def find_run(where: str, parent: str = "runs/train") -> Path:
+    """The last.pt that --resume means: `last` is the newest under `parent`, else a run's folder or the file itself.
 
     Raises InputError when there is none.
     """
     if where == "last":
-        found = sorted(parent.glob("*/last.pt"), key=lambda path: path.stat().st_mtime)
+        found = sorted(Path(parent).glob("*/last.pt"), key=lambda path: path.stat().st_mtime)
         if not found:
             raise InputError(f"--resume last: expected a training under {parent}, found none")
         return found[-1]
@@ -90,14 +94,14 @@ def find_run(where: str, parent: Path = Path("runs/train")) -> Path:
 MACHINE = ("device", "workers", "cache")  # options that may be given anew with --resume
 
 
-def reopen(path: Path, given: TrainOptions, explicit: bool = False) -> tuple[Checkpoint, TrainOptions]:
+def reopen(path: Path, given: O, explicit: bool = False) -> tuple[Checkpoint, O]:
     """A stopped training's checkpoint and the options it was started with, those of the machine as given now.
 
     Raises WeightsError or InputError, also for other options than these: a resumed training is the one it was. Options
     that have their default count as not given, unless all were given on purpose (`explicit`: see `command_defaults`).
     """
     checkpoint = read_checkpoint(path)
-    options = stored_options(path, checkpoint)
+    options = stored_options(path, checkpoint, type(given))
     for each in fields(given):
         name, value, old = each.name, getattr(given, each.name), getattr(options, each.name)
         if name in (*MACHINE, "resume") or value == old or (value == each.default and not explicit):
@@ -109,18 +113,18 @@ def reopen(path: Path, given: TrainOptions, explicit: bool = False) -> tuple[Che
         )
     if not os.access(path.parent, os.W_OK):
         raise InputError(f"--resume: expected to write into {path.parent}, which is not allowed")
-    return checkpoint, replace(options, **{name: getattr(given, name) for name in MACHINE})
+    return checkpoint, replace(options, **{name: getattr(given, name) for name in MACHINE if hasattr(given, name)})
 
 
-def stored_options(path: Path, checkpoint: Checkpoint) -> TrainOptions:
+def stored_options(path: Path, checkpoint: Checkpoint, kind: type[O]) -> O:
     """The options of a stopped training. Raises InputError or WeightsError when it cannot be resumed."""
     if checkpoint.training is None:
         raise InputError(f"{path}: this training is finished; to train on, start a new one with --weights {path}")
     try:
-        return TrainOptions(**checkpoint.training["options"])
+        return kind(**checkpoint.training["options"])
     except (KeyError, TypeError):
         raise WeightsError(
-            f"{path}: its training state is another version's; start anew with --weights {path}"
+            f"{path}: its training state is another command's or version's; start anew with --weights {path}"
         ) from None
 
 
@@ -132,7 +136,7 @@ def command_defaults(arguments: list[str]) -> TrainOptions:
     resume, hyp = (_value_of(flag, arguments) for flag in ("--resume", "--hyp"))
     if resume is not None:
         path = find_run(resume)
-        return stored_options(path, read_checkpoint(path))
+        return stored_options(path, read_checkpoint(path), TrainOptions)
     return TrainOptions() if hyp is None else replace(TrainOptions(), **read_hyp(hyp))
 
 
@@ -145,7 +149,7 @@ def _value_of(flag: str, arguments: list[str]) -> str | None:
     return None
 
 
-def data_fingerprint(samples: Sequence[Sample]) -> str:
+def data_fingerprint(samples: Sequence[Sample | ClassSample]) -> str:
     """A digest of the images' names and sizes in bytes and of all labels."""
     digest = hashlib.sha256()
     for sample in samples:

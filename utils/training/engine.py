@@ -1,6 +1,6 @@
 """One epoch of training."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -19,9 +19,9 @@ from utils.training.stop import StopRequest
 
 @dataclass
 class Totals:
-    """What an epoch adds up: losses (box, objectness, class), steps, images; and the step it has come to."""
+    """What an epoch adds up: the parts of the loss, steps, images; and the step it has come to."""
 
-    losses: Tensor = field(default_factory=lambda: torch.zeros(3))
+    losses: Tensor = field(default_factory=lambda: torch.zeros(()))
     measured: int = 0
     """Steps whose losses were finite."""
     steps: int = 0
@@ -32,12 +32,13 @@ class Totals:
     def add(self, losses: Tensor) -> None:
         """Add a step's losses, unless they are not finite."""
         if losses.isfinite().all():
-            self.losses += losses
+            self.losses = self.losses + losses
             self.measured += 1
 
-    def means(self) -> list[float]:
-        """Mean box, objectness and class loss of the steps so far."""
-        return (self.losses / max(self.measured, 1)).tolist()
+    def means(self, parts: Sequence[str]) -> dict[str, float]:
+        """The mean of each part of the loss, of the steps so far."""
+        means = (self.losses / max(self.measured, 1)).expand(len(parts))
+        return dict(zip(parts, means.tolist(), strict=True))
 
     def state_dict(self) -> dict[str, Any]:
         """For a checkpoint."""
@@ -46,10 +47,13 @@ class Totals:
 
 @dataclass
 class Trainee:
-    """All that a step changes, and how it is computed. `model` may be wrapped for several processes."""
+    """All that a step changes, and how it is computed. `model` may be wrapped for several processes.
+
+    `criterion(outputs, targets, (height, width))` is the loss and its parts, named by `criterion.parts`.
+    """
 
     model: nn.Module
-    criterion: nn.Module
+    criterion: Any
     schedule: Schedule
     average: Average[Any]
     guard: Guard
@@ -59,6 +63,8 @@ class Trainee:
     accumulate: int = 1
     frozen: Sequence[nn.Module] = ()
     ranks: Ranks = field(default_factory=Ranks)
+    prepare: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = lambda images, targets: (images.float() / 255, targets)
+    """From a batch, images (B, 3, H, W) uint8 and their targets, to what model and criterion take."""
     fresh: bool = True
     """No gradients have been added since the last change."""
 
@@ -69,12 +75,12 @@ class Trainee:
             block.eval()
 
     def gradients(self, images: Tensor, targets: Tensor, update: bool = True) -> tuple[Tensor, Tensor]:
-        """Add the gradients of a batch, (B, 3, H, W) uint8 and (M, 6): its loss, and the parts (3,).
+        """Add the gradients of a batch, images (B, 3, H, W) uint8 and their targets: its loss, and the parts.
 
         `update` says that `change` comes next, so that several processes must average their gradients now.
         """
         device = next(self.model.parameters()).device
-        images = images.to(device, non_blocking=True).float() / 255
+        images, targets = self.prepare(images.to(device, non_blocking=True), targets.to(device, non_blocking=True))
         if self.fresh:
             self.guard.remember_statistics()
             self.fresh = False
@@ -82,7 +88,7 @@ class Trainee:
         with waits:
             with torch.autocast(device.type, self.dtype, enabled=self.dtype is not None):
                 raw = self.model(images)
-            loss, parts = self.criterion(raw, targets.to(device, non_blocking=True), tuple(images.shape[2:]))
+            loss, parts = self.criterion(raw, targets, tuple(images.shape[2:]))
             self.scaler.scale(loss / self.accumulate).backward()
         return loss.detach(), parts
 
@@ -127,10 +133,10 @@ def train_one_epoch(
         if update:
             trainee.guard.count(finite, epoch, totals.steps, lr, [names[index] for index in sources])
         rate = (totals.images - start) / max(bar.format_dict["elapsed"], 1e-9)
-        box, objectness, classes = totals.means()
+        means = totals.means(trainee.criterion.parts)
         bar.set_postfix_str(
-            f"box {box:.4f} obj {objectness:.4f} cls {classes:.4f}, lr {lr:.2g}, {rate:.1f} images/s, "
-            + memory_words(losses.device),
+            " ".join(f"{part} {mean:.4f}" for part, mean in means.items())
+            + f", lr {lr:.2g}, {rate:.1f} images/s, {memory_words(losses.device)}",
             refresh=False,
         )
         if update:  # never between gradients that belong together: a checkpoint does not hold them

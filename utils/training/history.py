@@ -5,7 +5,6 @@ import importlib.util
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
 
 from utils.errors import InputError
 from utils.figure import new_figure, save_figure
@@ -13,15 +12,10 @@ from utils.files import whole_file
 
 
 @dataclass(frozen=True)
-class Record:
-    """One epoch. AP values are fractions of 1, None where they were not measured; losses are the weighted parts."""
+class EpochRecord:
+    """One epoch, whatever was trained."""
 
     epoch: int
-    box: float
-    objectness: float
-    classes: float
-    ap50: float | None
-    ap: float | None
     lr: float
     images_per_second: float
     seconds: float
@@ -31,34 +25,52 @@ class Record:
     skipped_steps: int
 
 
-def write_csv(path: Path, records: Sequence[Record]) -> None:
+@dataclass(frozen=True)
+class Record(EpochRecord):
+    """One epoch of a detector. AP values are fractions of 1, None where they were not measured; losses are the weighted
+    parts.
+    """
+
+    box: float
+    objectness: float
+    classes: float
+    ap50: float | None
+    ap: float | None
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A plot of `draw_history`: what it is called, and the record's fields in it with their names in words."""
+
+    title: str
+    curves: dict[str, str]
+    top: float | None = None
+    """Upper end of the scale."""
+
+
+RATE_PANEL = Panel("Learning rate", {"lr": "learning rate"})
+
+
+def write_csv(path: Path, records: Sequence[EpochRecord]) -> None:
     """All records, a header first; empty where nothing was measured."""
     with whole_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=[field.name for field in fields(Record)])
+        writer = csv.DictWriter(file, fieldnames=[field.name for field in fields(records[0])])
         writer.writeheader()
         for record in records:
             writer.writerow({key: "" if value is None else f"{value:.6g}" for key, value in asdict(record).items()})
 
 
-def draw_history(path: Path, records: Sequence[Record], title: str) -> None:
-    """Losses, AP and learning rate over epochs."""
+def draw_history(path: Path, records: Sequence[EpochRecord], panels: Sequence[Panel], title: str) -> None:
+    """The panels, and the learning rate, over epochs."""
     from matplotlib.ticker import MaxNLocator
 
-    figure, (losses, scores, rates) = new_figure((14, 4), 1, 3)
-
-    def curve(axes: Any, key: str, label: str) -> None:
-        points = [(record.epoch, getattr(record, key)) for record in records if getattr(record, key) is not None]
-        axes.plot(*zip(*points, strict=True) if points else ([], []), marker=".", label=label)
-
-    for key in ("box", "objectness", "classes"):
-        curve(losses, key, key)
-    for key, label in (("ap50", "AP@.5"), ("ap", "AP@.5:.95")):
-        curve(scores, key, label)
-    curve(rates, "lr", "learning rate")
-    losses.set(title="Training loss", xlabel="epoch", ylim=(0, None))
-    scores.set(title="Validation", xlabel="epoch", ylim=(0, 1))
-    rates.set(title="Learning rate", xlabel="epoch", ylim=(0, None))
-    for axes in (losses, scores, rates):
+    panels = (*panels, RATE_PANEL)
+    figure, every = new_figure((14, 4), 1, len(panels))
+    for panel, axes in zip(panels, every, strict=True):
+        for key, label in panel.curves.items():
+            points = [(record.epoch, getattr(record, key)) for record in records if getattr(record, key) is not None]
+            axes.plot(*zip(*points, strict=True) if points else ([], []), marker=".", label=label)
+        axes.set(title=panel.title, xlabel="epoch", ylim=(0, panel.top))
         axes.legend()
         axes.grid(alpha=0.3)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -80,7 +92,7 @@ class Board:
 
         self.writer = SummaryWriter(str(folder))
 
-    def add(self, record: Record) -> None:
+    def add(self, record: EpochRecord) -> None:
         """One epoch's numbers as scalars."""
         for key, value in asdict(record).items():
             if key != "epoch" and value is not None:

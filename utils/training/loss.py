@@ -44,6 +44,8 @@ class DetectionLoss(nn.Module):
     With several processes, gradients averaged over them are those of one process with all of their images.
     """
 
+    parts = ("box", "objectness", "classes")
+
     def __init__(
         self,
         heads: Sequence[HeadSpec],

@@ -1,59 +1,51 @@
-"""A training under way: epoch after epoch, what is measured, written and kept, until it ends or is stopped."""
+"""A training under way: epoch after epoch, what is measured, written and kept, until it ends or is stopped.
+
+What is trained says the rest: `detection` for detectors, `classification` for classifiers.
+"""
 
 import gc
 import json
 import time
-from collections.abc import Callable, Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from torch.utils.data import DataLoader
 
-from utils.data.dataset import EvaluationBatch, TrainingSet, collate_training, make_training_loader
-from utils.data.labels import Sample
 from utils.data.sampler import StepSampler
-from utils.data.stats import draw_labels
 from utils.errors import InputError, Stopped
-from utils.evaluation.evaluate import EvaluationSettings, collect, evaluation_loader
-from utils.evaluation.metrics import Metrics, measure
-from utils.evaluation.pictures import draw_predictions
 from utils.files import remove_partials, write_text
 from utils.log import say, warn
 from utils.memory import size_words, tree_bytes
 from utils.network.weights import Checkpoint
-from utils.training.anchors import all_anchors
 from utils.training.checkpoint import Progress, capture, restore
 from utils.training.distributed import Ranks
 from utils.training.engine import Totals, Trainee, train_one_epoch
-from utils.training.history import Board, Record, draw_history, write_csv
-from utils.training.options import TrainOptions
-from utils.training.pictures import draw_batch
+from utils.training.history import Board, EpochRecord, Panel, draw_history, write_csv
 from utils.training.stop import StopRequest
 
-DRAWN_BATCHES = 3
 REDRAW_SECONDS = 20  # between two drawings of the curves, which take half a second
-SHOWN_CONFIDENCE = 0.25  # of the predictions that are drawn
-NOT_MEASURED = Metrics(0.0, 0.0, 0, 0, {})  # what other ranks hand in: rank 0 measures
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """Where a training left its results, and the best epoch (from 1) with its AP (fractions of 1)."""
+    """Where a training left its results, and the best epoch (from 1) with its metrics (fractions of 1)."""
 
     folder: Path
     best_epoch: int
-    metrics: Metrics
+    metrics: Any
 
 
 @dataclass(frozen=True)
 class EpochEnd:
-    """What a callback is told after each epoch; `metrics` is None where AP was not measured."""
+    """What a callback is told after each epoch; `metrics` is None where nothing was measured."""
 
     folder: Path
-    record: Record
-    metrics: Metrics | None
+    record: Any
+    metrics: Any
 
 
 Callback = Callable[[EpochEnd], bool | None]
@@ -61,18 +53,23 @@ Callback = Callable[[EpochEnd], bool | None]
 
 
 @dataclass
-class Run:
+class Run(ABC):
     """A training with all that belongs to it. `model` is the network itself, `save_weights` writes one to a file."""
 
-    options: TrainOptions
+    SCORE: ClassVar[tuple[str, str]]
+    """The field of the metrics by which an epoch is the best, and its name in words."""
+    PANELS: ClassVar[tuple[Panel, ...]]
+    RECORD: ClassVar[type[EpochRecord]]
+
+    options: Any
     folder: Path
     model: Any
     save_weights: Callable[..., None]
     trainee: Trainee
-    dataset: TrainingSet
+    dataset: Any
     sampler: StepSampler
-    valid: list[Sample]
-    settings: EvaluationSettings
+    valid: Sequence[Any]
+    settings: Any
     fingerprint: str
     ranks: Ranks
     stop: StopRequest
@@ -80,20 +77,49 @@ class Run:
     drawn: float = 0.0
     """When results.png was drawn last."""
 
+    # ---- What is trained says ----------------------------------------------------------------------------------------
+
+    @property
+    @abstractmethod
+    def network(self) -> str:
+        """What the network is called."""
+
+    @abstractmethod
+    def write_start(self) -> None:
+        """Write what can be known before the first step, options.json aside."""
+
+    @abstractmethod
+    def training_loader(self, pin: bool) -> DataLoader[Any]:
+        """The training batches, as the sampler says."""
+
+    @abstractmethod
+    def checks_loader(self, mine: Sequence[Any]) -> DataLoader[Any]:
+        """The validation batches of these samples."""
+
+    @abstractmethod
+    def measure(self, mine: Sequence[Any], checks: DataLoader[Any] | None) -> Any:
+        """The averaged weights' metrics on the validation images, which the ranks share."""
+
+    @abstractmethod
+    def scores(self, metrics: Any) -> dict[str, float | None]:
+        """The fields of the record that hold metrics (None: nothing was measured)."""
+
+    @abstractmethod
+    def restored(self, best: dict[str, Any]) -> Any:
+        """Metrics from their plain values."""
+
+    @abstractmethod
+    def write_end(self, checks: DataLoader[Any]) -> None:
+        """Draw what the finished network finds."""
+
+    # ---- From start to end -------------------------------------------------------------------------------------------
+
     def start(self) -> None:
-        """Write all that can be known before the first step: model.cfg, names, options, pictures, a checkpoint."""
+        """Write all that can be known before the first step, and a checkpoint."""
         if not self.ranks.first:
             return
-        comment = f"{self.network} as trained on {Path(self.options.data).name}"
-        write_text(self.folder / "model.cfg", self.model.graph.to_cfg(comment))
-        write_text(self.folder / "model.names", "\n".join(self.model.names) + "\n")
         write_text(self.folder / "options.json", json.dumps(asdict(self.options), indent=2) + "\n")
-        anchors = all_anchors(self.model.graph)
-        samples = self.dataset.pictures.samples
-        draw_labels(self.folder / "labels.png", samples, self.model.names, self.settings.size, anchors)
-        for number, keys in zip(range(DRAWN_BATCHES), self.sampler, strict=False):
-            images, targets, _ = collate_training([self.dataset[key] for key in keys])
-            draw_batch(self.folder / f"train_batch{number}.jpg", images, targets, self.model.names)
+        self.write_start()
         self.save()
 
     def resume(self, checkpoint: Checkpoint) -> None:
@@ -101,7 +127,7 @@ class Run:
         assert checkpoint.training is not None
         if self.ranks.first:
             remove_partials(self.folder)
-        self.progress = restore(checkpoint.training, self.trainee, self.model)
+        self.progress = restore(checkpoint.training, self.trainee, self.model, self.RECORD)
         if checkpoint.training["data"] != self.fingerprint:
             warn(f"{self.options.data}: the images or labels have changed since this training was started")
         if self.progress.totals.steps > self.sampler.steps:
@@ -128,9 +154,9 @@ class Run:
     def all_epochs(self, callback: Callback | None) -> TrainResult:
         """Train and validate until the last epoch, or until patience or the callback ends it."""
         device = next(self.model.parameters()).device
-        loader = make_training_loader(self.dataset, self.sampler, self.options.workers, device.type == "cuda")
+        loader = self.training_loader(device.type == "cuda")
         mine = self.valid[self.ranks.rank :: self.ranks.world]
-        checks = evaluation_loader(mine, self.settings) if mine else None
+        checks = self.checks_loader(mine) if mine else None
         board = Board(self.folder) if self.options.tensorboard and self.ranks.first else None
         with few_collections():
             while self.progress.epoch < self.options.epochs:
@@ -154,7 +180,7 @@ class Run:
         self.sampler.epoch, self.sampler.start = epoch, totals.steps
         if totals.steps == self.sampler.steps:  # stopped between training and validation
             return
-        files = [sample.image for sample in self.dataset.pictures.samples]
+        files = [sample.image for sample in self.dataset.samples]
         before, start = totals.images, time.perf_counter()
         try:
             train_one_epoch(self.trainee, loader, epoch, totals, self.stop, self.label, files)
@@ -167,46 +193,26 @@ class Run:
         self.ranks.average_statistics(self.model, self.trainee.average.model)
 
     @property
-    def network(self) -> str:
-        """What the network's cfg is called."""
-        return Path(self.options.cfg or "").name
-
-    @property
     def label(self) -> str:
         """`epoch 3/100`."""
         return f"epoch {self.progress.epoch + 1}/{self.options.epochs}"
 
-    def measure(self, mine: list[Sample], checks: DataLoader[EvaluationBatch | None] | None) -> Metrics:
-        """AP of the averaged weights, the images shared among the ranks."""
-        found = []
-        if checks is not None:
-            model = self.trainee.average.model
-            found = collect(model, mine, self.settings, "validation", checks, self.check_alone)
-        every = [result for results in self.ranks.gather(found) for result in results]
-        return self.ranks.share(measure(every, self.model.names) if self.ranks.first else NOT_MEASURED)
-
-    def validate(
-        self, mine: list[Sample], checks: DataLoader[EvaluationBatch | None] | None, wanted: bool
-    ) -> Metrics | None:
-        """AP, if that is wanted; adds the epoch's record."""
+    def validate(self, mine: Sequence[Any], checks: DataLoader[Any] | None, wanted: bool) -> Any:
+        """The metrics, if they are wanted; adds the epoch's record."""
         totals, start = self.progress.totals, time.perf_counter()
         metrics = self.measure(mine, checks) if wanted else None
-        box, objectness, classes = totals.means()
-        record = Record(
-            epoch=self.progress.epoch + 1,
-            box=box,
-            objectness=objectness,
-            classes=classes,
-            ap50=metrics.ap50 if metrics else None,
-            ap=metrics.ap if metrics else None,
-            lr=totals.lr,
-            images_per_second=totals.images * self.ranks.world / totals.seconds,
-            seconds=totals.seconds,
-            validation_seconds=time.perf_counter() - start,
-            memory_bytes=tree_bytes(),
-            skipped_steps=self.trainee.guard.skipped,
-        )
-        self.progress.records.append(record)
+        values: dict[str, Any] = {
+            **totals.means(self.trainee.criterion.parts),
+            **self.scores(metrics),
+            "epoch": self.progress.epoch + 1,
+            "lr": totals.lr,
+            "images_per_second": totals.images * self.ranks.world / totals.seconds,
+            "seconds": totals.seconds,
+            "validation_seconds": time.perf_counter() - start,
+            "memory_bytes": tree_bytes(),
+            "skipped_steps": self.trainee.guard.skipped,
+        }
+        self.progress.records.append(self.RECORD(**values))
         return metrics
 
     def check_alone(self) -> None:
@@ -214,13 +220,14 @@ class Run:
         if self.ranks.world == 1:
             self.stop.check(self.ranks)
 
-    def write_epoch(self, metrics: Metrics | None, board: Board | None, callback: Callback | None) -> bool:
+    def write_epoch(self, metrics: Any, board: Board | None, callback: Callback | None) -> bool:
         """The epoch's line, weights and curves; whether the training ends here."""
         record, progress = self.progress.records[-1], self.progress
-        scores = f"AP@.5 {metrics.ap50:.3f}, AP@.5:.95 {metrics.ap:.3f}, " if metrics else ""
         left = (self.options.epochs - record.epoch) * (record.seconds + record.validation_seconds)
         say(
-            f"{self.label}: {scores}{record.images_per_second:.1f} images/s, {size_words(record.memory_bytes)}"
+            f"{self.label}: "
+            + (f"{metrics}, " if metrics else "")
+            + f"{record.images_per_second:.1f} images/s, {size_words(record.memory_bytes)}"
             + (f", {duration_words(left)} left" if left else "")
         )
         average = self.trainee.average.model
@@ -237,44 +244,41 @@ class Run:
         if callback is not None and callback(EpochEnd(self.folder, record, metrics)):
             say(f"ended by the callback after epoch {record.epoch}")
             return True
-        patience = self.options.patience
-        best = progress.best_epoch if progress.best and progress.best["ap"] > 0 else 0
+        patience, (score, name) = self.options.patience, self.SCORE
+        best = progress.best_epoch if progress.best and progress.best[score] > 0 else 0
         if patience and progress.best is not None and record.epoch - best >= patience:
-            say(f"ended after epoch {record.epoch}: no better AP in {patience} epochs (--patience)")
+            say(f"ended after epoch {record.epoch}: no better {name} in {patience} epochs (--patience)")
             return True
         return False
 
-    def keep_best(self, metrics: Metrics) -> None:
+    def keep_best(self, metrics: Any) -> None:
         """Write the best weights, if these are: of epochs that found nothing, the last."""
-        best = self.progress.best
-        if best is None or metrics.ap > best["ap"] or metrics.ap == best["ap"] == 0:
+        best, score = self.progress.best, getattr(metrics, self.SCORE[0])
+        if best is None or score > best[self.SCORE[0]] or score == best[self.SCORE[0]] == 0:
             self.progress.best_epoch, self.progress.best = self.progress.records[-1].epoch, asdict(metrics)
-            self.save_weights(self.trainee.average.model, self.folder / "best.pt")
-            self.save_weights(self.trainee.average.model, self.folder / "best.weights")
+            self.write_best()
+
+    def write_best(self) -> None:
+        """Write the averaged weights as the best so far."""
+        self.save_weights(self.trainee.average.model, self.folder / "best.pt")
 
     def draw(self) -> None:
         """The curves, results.png."""
         title = f"{self.folder.name}: {self.network}"
-        draw_history(self.folder / "results.png", self.progress.records, title)
+        draw_history(self.folder / "results.png", self.progress.records, self.PANELS, title)
         self.drawn = time.perf_counter()
 
-    def finish(self, checks: DataLoader[EvaluationBatch | None] | None) -> TrainResult:
-        """The best epoch's numbers, its predictions drawn, and last.pt without the training's state."""
+    def finish(self, checks: DataLoader[Any] | None) -> TrainResult:
+        """The best epoch's numbers, what it finds drawn, and last.pt without the training's state."""
         self.progress.best_epoch, self.progress.best = self.ranks.share((self.progress.best_epoch, self.progress.best))
         assert self.progress.best is not None
-        metrics = Metrics.from_dict(self.progress.best)
+        metrics = self.restored(self.progress.best)
         if self.ranks.first and checks is not None:
-            dataset: Any = checks.dataset
             self.draw()
-            model, settings = self.trainee.average.model, self.settings
-            settings = EvaluationSettings(settings.size, SHOWN_CONFIDENCE, settings.iou)
-            draw_predictions(self.folder / "predictions.jpg", model, dataset, self.model.names, settings)
+            self.write_end(checks)
             self.save(finished=True)
         say(metrics.table())
-        say(
-            f"best epoch {self.progress.best_epoch}: AP@.5 {metrics.ap50:.3f}, AP@.5:.95 {metrics.ap:.3f}"
-            f"; results in {self.folder}"
-        )
+        say(f"best epoch {self.progress.best_epoch}: {metrics}; results in {self.folder}")
         return TrainResult(self.folder, self.progress.best_epoch, metrics)
 
 

@@ -12,7 +12,7 @@ import torch
 from utils.clock import now
 from utils.data.dataset import Batch, make_training_loader
 from utils.log import progress
-from utils.training.run import Run
+from utils.training.detection import DetectionRun
 
 WARM = 3  # steps before anything is timed
 
@@ -29,7 +29,7 @@ class Speeds:
     change: float
 
 
-def time_training(run: Run, steps: int, rounds: int, description: str) -> Speeds:
+def time_training(run: DetectionRun, steps: int, rounds: int, description: str) -> Speeds:
     """Medians over rounds of so many steps; the step alone and the whole take turns. The run's weights change."""
     loader = _loader_speed(run, steps)
     batches = _Endless(run)
@@ -49,7 +49,7 @@ def time_training(run: Run, steps: int, rounds: int, description: str) -> Speeds
 class _Endless:
     """Batches of a training, epoch after epoch."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: DetectionRun) -> None:
         self.run = run
         self.loader = make_training_loader(run.dataset, run.sampler, run.options.workers, torch.cuda.is_available())
         self.batches: Any = iter(self.loader)
@@ -65,7 +65,7 @@ class _Endless:
         return self.last
 
 
-def _loader_speed(run: Run, steps: int) -> float:
+def _loader_speed(run: DetectionRun, steps: int) -> float:
     """Images a second of one process, the median over batches."""
     keys = [batch for batch, _ in zip(run.sampler, range(steps), strict=False)]
     threads = torch.get_num_threads()
@@ -80,7 +80,7 @@ def _loader_speed(run: Run, steps: int) -> float:
     return statistics.median(speeds)
 
 
-def _step_speed(run: Run, batch: Batch, steps: int) -> float:
+def _step_speed(run: DetectionRun, batch: Batch, steps: int) -> float:
     """Images a second of the network alone: forward and backward of one batch that lies ready, against a plain sum."""
     device = next(run.model.parameters()).device
     images = batch[0].to(device).float() / 255
@@ -102,12 +102,12 @@ def _seconds(work: Callable[[], Any], times: int, device: torch.device) -> float
     return now(device) - start
 
 
-def _train(run: Run, batch: Batch) -> None:
+def _train(run: DetectionRun, batch: Batch) -> None:
     loss, _ = run.trainee.gradients(batch[0], batch[1])
     run.trainee.change(loss)
 
 
-def _timed_step(run: Run, batches: _Endless) -> tuple[float, float, float]:
+def _timed_step(run: DetectionRun, batches: _Endless) -> tuple[float, float, float]:
     """Seconds of one step: waiting for its images, gradients, change of the weights."""
     device = next(run.model.parameters()).device
     times = [now(device)]

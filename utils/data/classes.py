@@ -1,0 +1,139 @@
+"""Images with one class each: a folder a class, or a CSV file of images and classes."""
+
+import csv
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from utils.data.crops import write_crops
+from utils.data.images import IMAGE_SUFFIXES
+from utils.errors import DataError
+from utils.files import PROJECT
+
+EMBEDDED = "shapes"  # crops of the embedded shapes, cut out on first use
+TRAIN, VALID, TEST = ("train",), ("valid", "val"), ("test",)
+HELD_OUT = 0.2  # of each class, for validation, where the data does not say
+
+
+@dataclass(frozen=True)
+class ClassSample:
+    """An image file and its class's index."""
+
+    image: Path
+    label: int
+
+    @cached_property
+    def labels(self) -> np.ndarray:
+        """(1,) the class."""
+        return np.array([self.label])
+
+
+@dataclass(frozen=True)
+class ClassData:
+    """Class names in order, and the samples of each part. `chosen` says that the parts were chosen here."""
+
+    path: Path
+    names: tuple[str, ...]
+    train: tuple[ClassSample, ...]
+    valid: tuple[ClassSample, ...]
+    test: tuple[ClassSample, ...] = ()
+    chosen: bool = False
+
+
+def load_classes(data: str, seed: int = 0, names: Sequence[str] | None = None) -> ClassData:
+    """Read `data`: a folder with train/CLASS/ and valid/CLASS/ (val/, test/), a folder with CLASS/ alone, or a CSV file
+    with the columns image, class and, if it has parts, split. `shapes` are crops of the embedded shapes.
+
+    Without parts a fifth of each class is held out for validation, by `seed`. `names` are the classes of a trained
+    network: others are an error. Raises DataError.
+    """
+    path = _embedded() if data == EMBEDDED and not Path(data).exists() else Path(data).expanduser().absolute()
+    if path.is_dir():
+        parts = {key: folder for key in (*TRAIN, *VALID, *TEST) if (folder := path / key).is_dir()}
+        rows = [row for key, folder in (parts or {"": path}).items() for row in _folder_rows(folder, key)]
+    elif path.is_file():
+        rows = _csv_rows(path)
+    else:
+        raise DataError(f"{data}: no such folder or file; expected a folder a class, or a CSV file")
+    found = sorted({name for _, name, _ in rows}, key=_natural)
+    if names is not None and (unknown := [name for name in found if name not in names]):
+        raise DataError(f"{data}: expected the classes {', '.join(names)}, got {', '.join(unknown)}")
+    known = tuple(found if names is None else names)
+    if len(known) < 2:
+        raise DataError(f"{data}: expected two classes at least, got {', '.join(known) or 'none'}")
+    place = {name: index for index, name in enumerate(known)}
+
+    def part(keys: tuple[str, ...]) -> tuple[ClassSample, ...]:
+        return tuple(ClassSample(image, place[name]) for image, name, key in rows if key in keys)
+
+    whole = ClassData(path, known, part(TRAIN), part(VALID), part(TEST))
+    return whole if any(key for _, _, key in rows) else _hold_out(replace(whole, train=part(("",))), seed)
+
+
+def _natural(name: str) -> tuple[int, int, str]:
+    """Numbers in their order, before words."""
+    return (0, int(name), name) if name.isdecimal() else (1, 0, name)
+
+
+def _embedded() -> Path:
+    folder = PROJECT / "data" / "shapes-crops"
+    if not folder.exists():
+        with suppress(FileExistsError):  # another process was first
+            write_crops("shapes.data", folder)
+    return folder
+
+
+Row = tuple[Path, str, str]
+"""Image, class, part (empty where the data has none)."""
+
+
+def _folder_rows(folder: Path, part: str) -> list[Row]:
+    classes = sorted(each for each in folder.iterdir() if each.is_dir() and not each.name.startswith("."))
+    rows = [
+        (image, each.name, part)
+        for each in classes
+        for image in sorted(each.rglob("*"))
+        if image.suffix.lower() in IMAGE_SUFFIXES and image.is_file()
+    ]
+    if not rows:
+        raise DataError(f"{folder}: expected a folder for each class with images in it, found none")
+    return rows
+
+
+def _csv_rows(path: Path) -> list[Row]:
+    rows: list[Row] = []
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            for number, entry in enumerate(reader := csv.DictReader(file), start=2):
+                if not {"image", "class"} <= set(reader.fieldnames or ()):
+                    got = ", ".join(reader.fieldnames or ())
+                    raise DataError(f"{path}:1: expected the columns image, class (and split), got {got}")
+                image, name, part = ((entry.get(key) or "").strip() for key in ("image", "class", "split"))
+                if not image or not name:
+                    raise DataError(f"{path}:{number}: expected an image and its class, got {image!r} and {name!r}")
+                if part not in ("", *TRAIN, *VALID, *TEST):
+                    raise DataError(f"{path}:{number}: split: expected train, valid or test, got {part!r}")
+                rows.append((path.parent / Path(image).expanduser(), name, part))
+    except (UnicodeDecodeError, csv.Error):
+        raise DataError(f"{path}: not a CSV file in UTF-8") from None
+    if not rows:
+        raise DataError(f"{path}: expected a line for each image below the columns' names, got none")
+    if len({bool(part) for _, _, part in rows}) == 2:
+        raise DataError(f"{path}: expected a split for every image or for none")
+    return rows
+
+
+def _hold_out(data: ClassData, seed: int) -> ClassData:
+    """A fifth of each class, at least one of two, for validation."""
+    rng = np.random.default_rng(seed)
+    held: set[int] = set()
+    for label in range(len(data.names)):
+        indices = [index for index, sample in enumerate(data.train) if sample.label == label]
+        count = min(max(1, round(HELD_OUT * len(indices))), len(indices) - 1)
+        held |= set(rng.permutation(indices)[: max(0, count)].tolist())
+    train = tuple(sample for index, sample in enumerate(data.train) if index not in held)
+    return replace(data, train=train, valid=tuple(data.train[index] for index in sorted(held)), chosen=True)
