@@ -14,13 +14,17 @@ import torch
 from torch import Tensor, nn
 
 import ghost  # noqa: F401  (registers [ghost])
+from utils.data.datafile import load_data
+from utils.data.images import read_image
 from utils.errors import CfgError, InputError, WeightsError
 from utils.files import find_file, write_text
+from utils.letterbox import letterbox, to_input, to_rgb
 from utils.names import class_names
 from utils.network import blocks, joins, yolo  # noqa: F401  (register Darknet's sections)
 from utils.network.check import check_cfg, verdict
 from utils.network.expand import expand
 from utils.network.graph import IMAGE, Graph, fit_heads, load_graph, num_classes_of, parse_graph
+from utils.network.redundancy import draw_redundancy, feature_maps, format_report, measure, pick_layer
 from utils.network.registry import KINDS, Block, Stride
 from utils.network.summary import format_table, trace
 from utils.network.weights import (
@@ -261,10 +265,16 @@ class ModelOptions:
     """Write the weights to this .weights or .pt file (without --weights: freshly initialised ones)."""
     expand_ghost: str | None = None
     """Write the same network in Darknet's own sections to this .cfg; --save then writes weights for it."""
+    redundancy: int | None = None
+    """Measure which feature maps of layer N (the first is 0) a cheap operation makes from another one, and draw it."""
+    source: str | None = None
+    """With --redundancy: the image to look at (default: the first validation image of shapes.data)."""
+    output: str | None = None
+    """With --redundancy: the .png to write (default: runs/models/CFG-layerN.png)."""
 
 
 def main(options: ModelOptions) -> None:
-    """Check, expand, convert, or print the table."""
+    """Check, measure, expand, convert, or print the table."""
     if options.check:
         report = check_cfg(options.cfg, Darknet)
         print(report)
@@ -273,9 +283,14 @@ def main(options: ModelOptions) -> None:
         return
     if options.cutoff is not None and options.weights is None:
         raise InputError("--cutoff: expected --weights with it")
+    for flag in ("source", "output"):
+        if getattr(options, flag) is not None and options.redundancy is None:
+            raise InputError(f"--{flag}: expected --redundancy with it")
     model = load_model(options.cfg, options.weights, cutoff=options.cutoff)
     if options.weights is not None:
         print(f"{options.weights}: loaded, {'all' if options.cutoff is None else f'the first {options.cutoff}'} layers")
+    if options.redundancy is not None:
+        measure_redundancy(model, options, options.redundancy)
     if options.expand_ghost is not None:
         graph = expand(model.graph, model.blocks)
         comment = f"{Path(options.cfg).name} with its ghost blocks written out in Darknet's sections"
@@ -290,11 +305,42 @@ def main(options: ModelOptions) -> None:
     if options.save is not None:
         save_weights(model, options.save)
         print(f"{options.save}: written")
-    if options.save is None and options.expand_ghost is None:
-        net = model.graph.net
-        width, height = parse_size(options.img_size) or (net.width, net.height)
-        shape = (net.channels, height, width)
+    if options.save is None and options.expand_ghost is None and options.redundancy is None:
+        width, height = input_size(model, options)
+        shape = (model.graph.net.channels, height, width)
         print(format_table(trace(model, torch.zeros(1, *shape)), shape))
+
+
+def input_size(model: Darknet, options: ModelOptions) -> tuple[int, int]:
+    """(width, height) in pixels: what was asked for, else the cfg's."""
+    return parse_size(options.img_size) or (model.graph.net.width, model.graph.net.height)
+
+
+def measure_redundancy(model: Darknet, options: ModelOptions, index: int) -> None:
+    """How many of a layer's maps a cheap operation makes from another: printed and drawn."""
+    node, channels = pick_layer(model.graph, index), model.graph.net.channels
+    if channels != 3:
+        raise InputError(f"{options.cfg}: [net] channels={channels}: expected 3, since images are RGB")
+    path = Path(options.output or f"runs/models/{Path(options.cfg).stem}-layer{index}.png")
+    if path.suffix != ".png":
+        raise InputError(f"--output {path}: expected a name that ends in .png")
+    width, height = input_size(model, options)
+    model.check_size(width, height)
+    source = options.source or load_data("shapes.data").valid[0]
+    image = read_image(source)
+    picture, _ = letterbox(image, width, height)
+    maps = feature_maps(model, model.blocks[index], torch.from_numpy(to_input(picture)))
+    layer = f"layer {index} [{node.kind}]: {maps.shape[0]} maps of {maps.shape[2]}x{maps.shape[1]}"
+    trained = options.weights or "freshly initialised weights, nothing learnt (no --weights)"
+    print(f"image: {source}, {image.shape[1]}x{image.shape[0]} letterboxed to {width}x{height}")
+    print(f"{layer}; {trained}")
+    try:
+        found = measure(maps)
+    except InputError as error:
+        raise InputError(f"{layer}: {error}") from None
+    print(format_report(found))
+    draw_redundancy(path, found, to_rgb(picture), f"{options.cfg}, {layer}\n{trained}")
+    print(f"{path}: written")
 
 
 def stream(model: Darknet) -> list[Tensor]:
