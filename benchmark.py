@@ -1,10 +1,13 @@
-"""How fast this machine is, stage by stage, and what limits: `python benchmark.py train`, `detect` or `test`."""
+"""How fast this machine is, and what limits: `python benchmark.py train`, `detect`, `test` or `blocks`."""
 
+import json
 import os
 import statistics
 import tempfile
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -22,15 +25,19 @@ from utils.errors import DataError, InputError
 from utils.evaluation.evaluate import EvaluationSettings, evaluation_loader, predict, to_result
 from utils.evaluation.metrics import ImageResult
 from utils.evaluation.report import make_report
-from utils.files import write_text
+from utils.files import new_run_folder, write_text
 from utils.inference.pipeline import Behind
 from utils.inference.result import Result
 from utils.inference.speed import StageCosts, median_ms, time_picture
 from utils.inference.writer import Outputs, Writer
 from utils.log import counted, progress, say
 from utils.network.fuse import fuse
-from utils.options import check_at_least, choose_device, run_command
-from utils.precision import AmpMode
+from utils.network.graph import parse_graph
+from utils.network.registry import KINDS, Block
+from utils.network.speed import Measured, Rivals, time_rivals
+from utils.network.speed_report import draw_ratios, format_sizes, summary
+from utils.options import MAX_SIZE, check_at_least, choose_device, run_command
+from utils.precision import AmpMode, native_bfloat16
 from utils.training.distributed import Ranks
 from utils.training.options import TrainOptions
 from utils.training.speed import Speeds, time_training
@@ -240,21 +247,119 @@ def evaluation_speed(options: EvaluationBenchmark) -> dict[str, float]:
     return medians
 
 
+@dataclass(frozen=True)
+class BlocksBenchmark:
+    """Time the ghost block against a plain convolution with the same output, one image at a time."""
+
+    channels: tuple[int, ...] = (16, 32, 64, 128, 256, 512, 1024)
+    """Channels, as many in as out."""
+    sizes: tuple[int, ...] = (13, 26, 52, 104, 208)
+    """Sides of the square maps in pixels."""
+    kernels: tuple[int, ...] = (1, 3)
+    """Sides of the kernels, odd."""
+    ratio: int = 2
+    """Maps of a ghost block for each one that it convolves; the channels are multiples of it."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    rounds: int = 11
+    """Rounds; the two blocks take turns, and medians are shown."""
+    name: str = "exp"
+    """Results go to PROJECT/NAME (NAME-2 ... where it exists)."""
+    project: str = "runs/benchmark"
+    """Folder of the results' folder."""
+
+
+MOST_FLOPS = 8e9  # of a plain convolution: over twice the dearest layer of the networks in cfg/; more takes long
+BOTH_BLOCKS = """
+[net]
+channels={channels}
+[convolutional]
+filters={channels}
+size={kernel}
+pad=1
+batch_normalize=1
+activation=leaky
+[ghost]
+filters={channels}
+size={kernel}
+pad=1
+batch_normalize=1
+activation=leaky
+ratio={ratio}
+"""
+
+
+def blocks_speed(options: BlocksBenchmark) -> list[Measured]:
+    """Time both blocks at each size that is worth it, print a table, write blocks.json and blocks.png."""
+    _check_blocks(options)
+    device = choose_device(options.device)
+    rivals = [
+        Rivals(kernel, channels, size, *_builders(kernel, channels, options.ratio))
+        for kernel in sorted(set(options.kernels))
+        for channels in sorted(set(options.channels))
+        for size in sorted(set(options.sizes))
+    ]
+    chosen = [pair for pair in rivals if pair.costs[1].flops < pair.costs[0].flops <= MOST_FLOPS]
+    most = f"{MOST_FLOPS / 1e9:.0f} GFLOPs"
+    if not chosen:
+        raise InputError(f"expected a size whose convolution costs at most {most}, and whose ghost block costs less")
+    if len(chosen) < len(rivals):
+        left_out = f"{len(rivals) - len(chosen)} of {counted(len(rivals), 'size')}"
+        say(f"left out: {left_out}, whose convolution costs more than {most}, or whose ghost block costs no less")
+    dtypes = [torch.float32]
+    if native_bfloat16(device):
+        dtypes.append(torch.bfloat16)
+    else:
+        say(f"left out: bfloat16, which this {device.type} does not compute natively")
+    folder = new_run_folder(options.project, options.name)
+    rows = time_rivals(chosen, dtypes, device, options.rounds)
+    say(f"\n{format_sizes(rows)}\n{summary(rows)}")
+    written = {"options": asdict(options), "threads": torch.get_num_threads(), "sizes": [asdict(row) for row in rows]}
+    write_text(folder / "blocks.json", json.dumps(written, indent=2) + "\n")
+    draw_ratios(folder / "blocks.png", rows, f"Ghost blocks of ratio {options.ratio} against convolutions, on {device}")
+    say(f"medians over {counted(options.rounds, 'round')}, one image; results in {folder}: blocks.json, blocks.png")
+    return rows
+
+
+def _check_blocks(options: BlocksBenchmark) -> None:
+    check_at_least(1, rounds=options.rounds)
+    check_at_least(2, ratio=options.ratio)
+    for flag in ("channels", "sizes", "kernels"):
+        for number in getattr(options, flag):
+            if not 1 <= number <= MAX_SIZE:
+                raise InputError(f"--{flag} {number}: expected 1 to {MAX_SIZE}")
+    for number in options.channels:
+        if number % options.ratio:
+            raise InputError(f"--channels {number}: expected a multiple of --ratio {options.ratio}")
+    for number in options.kernels:
+        if number % 2 == 0:
+            raise InputError(f"--kernels {number}: expected an odd number")
+
+
+def _builders(kernel: int, channels: int, ratio: int) -> list[Callable[[], Block]]:
+    """What makes the convolution and the ghost block, as in a network of these sections."""
+    graph = parse_graph(BOTH_BLOCKS.format(kernel=kernel, channels=channels, ratio=ratio))
+    return [partial(KINDS[node.kind].build, node.options, (channels,)) for node in graph.nodes]
+
+
 Benchmark = (
     Annotated[TrainBenchmark, tyro.conf.subcommand("train", description="Time training.")]
     | Annotated[DetectBenchmark, tyro.conf.subcommand("detect", description="Time detection.")]
     | Annotated[EvaluationBenchmark, tyro.conf.subcommand("test", description="Time evaluation.")]
+    | Annotated[BlocksBenchmark, tyro.conf.subcommand("blocks", description="Time ghost blocks.")]
 )
 
 
-def main(options: TrainBenchmark | DetectBenchmark | EvaluationBenchmark) -> None:
+def main(options: TrainBenchmark | DetectBenchmark | EvaluationBenchmark | BlocksBenchmark) -> None:
     """Time what was asked for."""
     if isinstance(options, TrainBenchmark):
         train_speed(options)
     elif isinstance(options, DetectBenchmark):
         detect_speed(options)
-    else:
+    elif isinstance(options, EvaluationBenchmark):
         evaluation_speed(options)
+    else:
+        blocks_speed(options)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """Seconds: of a device that has really done its work, and of the cores."""
 
 import time
+from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -10,6 +12,14 @@ def now(device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
+
+
+def duration(work: Callable[[], Any], times: int, device: torch.device) -> float:
+    """Seconds of so many calls in a row, until the device has done them all."""
+    start = now(device)
+    for _ in range(times):
+        work()
+    return now(device) - start
 
 
 class Watch:

@@ -3,13 +3,12 @@
 import itertools
 import statistics
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from utils.clock import now
+from utils.clock import duration, now
 from utils.data.dataset import Batch, make_training_loader
 from utils.log import progress
 from utils.training.detection import DetectionRun
@@ -92,14 +91,7 @@ def _step_speed(run: DetectionRun, batch: Batch, steps: int) -> float:
         sum(head.float().square().mean() for head in heads).backward()
         run.trainee.schedule.optimizer.zero_grad(set_to_none=True)
 
-    return steps * len(images) / _seconds(step, steps, device)
-
-
-def _seconds(work: Callable[[], Any], times: int, device: torch.device) -> float:
-    start = now(device)
-    for _ in range(times):
-        work()
-    return now(device) - start
+    return steps * len(images) / duration(step, steps, device)
 
 
 def _train(run: DetectionRun, batch: Batch) -> None:
