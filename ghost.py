@@ -16,7 +16,8 @@ each position look along its row and its column, by decoupled fully connected at
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +28,7 @@ from utils.network.ghosts import (
     GhostBottleneckOptions,
     GhostOptions,
     SEOptions,
+    Variant,
     expand_bottleneck,
     expand_ghost,
     refuse_se,
@@ -36,7 +38,6 @@ from utils.network.released import from_released
 from utils.network.weights import load_tensors
 
 Activation = Callable[[], nn.Module] | None
-Variant = Literal["paper", "release", "v2"]
 
 # ---- The ghost module ----------------------------------------------------------------------------------------------
 
@@ -273,14 +274,18 @@ def released_net(tensors: Mapping[str, Tensor]) -> GhostNet:
 
     Raises WeightsError for tensors that are not such a network's.
     """
-    renamed = from_released(tensors)
-    if not {"squeeze.0.weight", "classifier.3.weight"} <= renamed.keys():
-        raise WeightsError("expected a whole GhostNet, with its last convolution and its classifier")
-    attention = any(".attention." in name for name in renamed)
-    classes, width = len(renamed["classifier.3.weight"]), len(renamed["squeeze.0.weight"]) / SQUEEZE
+    return net_of(from_released(tensors), "the released weights").eval()
+
+
+def net_of(tensors: Mapping[str, Tensor], path: str | Path) -> GhostNet:
+    """The GhostNet, "release" or "v2", whose own tensors these are, from `path`. Raises WeightsError."""
+    if not {"squeeze.0.weight", "classifier.3.weight"} <= tensors.keys():
+        raise WeightsError(f"{path}: expected a whole GhostNet, with its last convolution and its classifier")
+    attention = any(".attention." in name for name in tensors)
+    classes, width = len(tensors["classifier.3.weight"]), len(tensors["squeeze.0.weight"]) / SQUEEZE
     network = GhostNet(classes, width, "v2" if attention else "release")
-    load_tensors(network, renamed, "the released weights")
-    return network.eval()
+    load_tensors(network, dict(tensors), path)
+    return network
 
 
 # ---- In cfg files --------------------------------------------------------------------------------------------------

@@ -14,17 +14,13 @@ import torch
 from torch import Tensor, nn
 
 import ghost  # noqa: F401  (registers [ghost])
-from utils.data.datafile import load_data
-from utils.data.images import read_image
 from utils.errors import CfgError, InputError, WeightsError
 from utils.files import find_file, write_text
-from utils.letterbox import letterbox, to_input, to_rgb
 from utils.names import class_names
 from utils.network import blocks, joins, yolo  # noqa: F401  (register Darknet's sections)
 from utils.network.check import check_cfg, verdict
 from utils.network.expand import expand
 from utils.network.graph import IMAGE, Graph, fit_heads, load_graph, num_classes_of, parse_graph
-from utils.network.redundancy import draw_redundancy, feature_maps, format_report, measure, pick_layer
 from utils.network.registry import KINDS, Block, Stride
 from utils.network.summary import format_table, trace
 from utils.network.weights import (
@@ -318,6 +314,11 @@ def input_size(model: Darknet, options: ModelOptions) -> tuple[int, int]:
 
 def measure_redundancy(model: Darknet, options: ModelOptions, index: int) -> None:
     """How many of a layer's maps a cheap operation makes from another: printed and drawn."""
+    from utils.data.datafile import load_data  # here: this alone needs images and drawing
+    from utils.data.images import read_image
+    from utils.letterbox import letterbox, to_input, to_rgb
+    from utils.network.redundancy import draw_redundancy, feature_maps, format_report, measure, pick_layer
+
     node, channels = pick_layer(model.graph, index), model.graph.net.channels
     if channels != 3:
         raise InputError(f"{options.cfg}: [net] channels={channels}: expected 3, since images are RGB")

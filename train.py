@@ -1,6 +1,5 @@
 """Train a detector: `python train.py --cfg ghost-yolov3-tiny.cfg` trains on the embedded shapes."""
 
-import random
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +14,7 @@ from utils.data.dataset import TrainingSet
 from utils.data.labels import Sample, load_samples, report
 from utils.data.sampler import StepSampler, rect_sizes
 from utils.data.stats import sides_px
-from utils.errors import DataError, InputError, Stopped, WeightsError
+from utils.errors import DataError, InputError, WeightsError
 from utils.evaluation.evaluate import EvaluationSettings
 from utils.files import find_file, new_run_folder
 from utils.log import counted, say, warn
@@ -29,18 +28,15 @@ from utils.training.assign import HeadSpec
 from utils.training.autobatch import fitting_batch
 from utils.training.checkpoint import command_defaults, data_fingerprint, find_run, reopen
 from utils.training.detection import DetectionRun
-from utils.training.distributed import Ranks, join_ranks
-from utils.training.engine import Trainee
+from utils.training.distributed import Ranks
 from utils.training.freeze import freeze, frozen_layers, ranges
-from utils.training.guard import Guard
 from utils.training.history import check_board
 from utils.training.loss import DetectionLoss
-from utils.training.optimizers import make_optimizer
 from utils.training.options import TrainOptions, check_options, with_hyp
 from utils.training.run import Callback, EpochEnd, TrainResult
-from utils.training.schedule import Average, Schedule
-from utils.training.stop import StopRequest, stop_on_signal
-from utils.training.trouble import check_workers, explained
+from utils.training.session import check_shares, conduct, make_trainee, seed_everything
+from utils.training.stop import StopRequest
+from utils.training.trouble import check_workers
 
 __all__ = ["EpochEnd", "TrainOptions", "TrainResult", "train"]
 
@@ -53,35 +49,16 @@ def train(options: TrainOptions, callback: Callback | None = None) -> TrainResul
 
     Raises InputError for bad input before any training, and Stopped when SIGINT or SIGTERM ended it in good order.
     """
-    checkpoint = folder = None
-    if options.resume is not None:
-        file = find_run(options.resume)
-        checkpoint, options = reopen(file, options)
-        folder = file.parent
+    return conduct(options, checked, prepare, callback, "train.py", "runs/train")
+
+
+def checked(options: TrainOptions) -> TrainOptions:
+    """The options with those of their --hyp file. Raises InputError for values that cannot be trained with."""
     options = with_hyp(options)
     check_options(options)
     if options.evolve:
         raise InputError("evolve: expected 0 here; call utils.training.evolve.evolve")
-    with join_ranks(options.device) as (ranks, device), stop_on_signal() as stop:
-        with explained(options.batch_size, stop):
-            run = prepare(replace(options, device=device), ranks, stop, checkpoint, folder)
-            run.options = replace(run.options, device=options.device)  # as asked for: rank 0's own GPU is no choice
-            if checkpoint is None:
-                run.start()
-            else:
-                run.resume(checkpoint)
-        try:
-            with explained(run.options.batch_size, stop):
-                return run.all_epochs(callback)
-        except Stopped as stopped:
-            place = run.place
-            if stopped.whole:
-                run.save()
-            else:
-                place += ", in the middle of the next, which is not kept"
-            start = "python" if ranks.world == 1 else f"torchrun --nproc-per-node {ranks.local_world} ..."
-            stopped.advise(f"in {place}; go on with: {start} train.py --resume {run.folder}")
-            raise
+    return options
 
 
 # ---- Preparation ---------------------------------------------------------------------------------------------------
@@ -160,34 +137,13 @@ def prepare(
     if folder is None:
         parent = options.project or "runs/train"
         folder = ranks.share(new_run_folder(parent, options.name) if ranks.first else Path())
-    optimizer = make_optimizer(model, options.optimizer, options.highest_lr, options.momentum, options.decay)
-    average = Average(model, options.average)
-    scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
-    schedule = Schedule(optimizer, options.schedule_options(), options.epochs, sampler.steps)
-    guard = Guard(model, folder / "last.pt", scaler)
-    trainee = Trainee(
-        model, criterion, schedule, average, guard, scaler, dtype, options.clip, options.accumulate, blocks, ranks
-    )
+    trainee = make_trainee(model, criterion, options, sampler.steps, folder, dtype, ranks, blocks)
     settings = EvaluationSettings(size, batch_size=own_batch, workers=options.workers, dtype=dtype)
     options = replace(options, data=str(spec.path))  # found again when resumed from another folder
     fingerprint = data_fingerprint([*samples[0], *samples[1]])
-    run = DetectionRun(
+    return DetectionRun(
         options, folder, model, save_weights, trainee, dataset, sampler, samples[1], settings, fingerprint, ranks, stop
     )
-    if options.sync_bn and ranks.world > 1:
-        model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    trainee.model = ranks.wrap(model, device)
-    return run
-
-
-def seed_everything(seed: int, device: torch.device) -> None:
-    """Seed Python, NumPy and torch; on a CPU torch computes the same way each time, on a GPU the fastest."""
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)
-    torch.use_deterministic_algorithms(device.type == "cpu", warn_only=True)
-    torch.backends.cudnn.benchmark = device.type == "cuda"
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs time
 
 
 def starting_graph(options: TrainOptions) -> tuple[Graph, str]:
@@ -290,11 +246,7 @@ def class_factors(options: TrainOptions, samples: list[Sample], names: tuple[str
 
 def check_batch(options: TrainOptions, images: int, size: tuple[int, int], stride: int, ranks: Ranks) -> None:
     """Raise InputError for a batch that cannot be shared out, or one too small for batch normalisation."""
-    if options.batch_size % ranks.world or images < ranks.world:
-        raise InputError(
-            f"--batch-size {options.batch_size}, {counted(images, 'image')}: "
-            f"expected a multiple of the {ranks.world} processes, and as many images at least"
-        )
+    check_shares(options.batch_size, images, ranks)
     if min(options.batch_size, images) // ranks.world == 1 and max(size) <= stride:
         raise InputError(f"one image of {size[0]}x{size[1]} a step: expected more images or a larger --img-size")
 

@@ -12,6 +12,7 @@ ALLOWED = {  # which root modules each may import
     "train": {"models", "ghost"},
     "test": {"models", "ghost"},
     "detect": {"models", "ghost"},
+    "classify": {"ghost"},
     "hubconf": {"models", "ghost", "detect"},
     "benchmark": {"models", "train", "detect"},
 }

@@ -52,7 +52,7 @@ def test_a_published_network_becomes_the_backbone(published: Path, form: str, tm
 
 
 def test_files_that_do_not_fit_change_nothing(published: Path, tmp_path: Path) -> None:
-    half = load_model("ghostnet-0.5-yolov3-tiny.cfg")
+    half = load_model("ghostnet-yolov3-nano.cfg")
     before = {name: tensor.clone() for name, tensor in half.state_dict().items()}
     tiny = load_model("yolov3-tiny.cfg")
     (tmp_path / "x.safetensors").write_bytes(b"no such file")

@@ -86,8 +86,8 @@ def _cut(sample: Sample, number: int, names: tuple[str, ...], folder: Path, marg
         if longer < min_side:
             continue
         centre, half = corners.mean(axis=0), longer * (0.5 + margin)
-        x1, y1 = np.floor((centre - half).clip(min=0)).astype(int).tolist()
-        x2, y2 = np.ceil((centre + half).clip(max=(width, height))).astype(int).tolist()
+        x1, y1 = np.rint(centre - half).clip(min=0).astype(int).tolist()
+        x2, y2 = np.rint(centre + half).clip(max=(width, height)).astype(int).tolist()
         path = folder / names[int(label)] / f"{number:06d}_{index}.jpg"
         _, content = cv2.imencode(".jpg", image[y1:y2, x1:x2], [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
         content.tofile(path)

@@ -178,7 +178,7 @@ def make_training_loader(
     dataset: TrainingSet, sampler: StepSampler, workers: int, pin: bool = False
 ) -> DataLoader[Item]:
     """Batches as the sampler says."""
-    return _loader(dataset, sampler, collate_training, workers, pin)
+    return batch_loader(dataset, sampler, collate_training, workers, pin)
 
 
 def make_evaluation_loader(dataset: EvaluationSet, batch_size: int, workers: int) -> DataLoader[EvaluationBatch | None]:
@@ -187,12 +187,13 @@ def make_evaluation_loader(dataset: EvaluationSet, batch_size: int, workers: int
     ends = np.flatnonzero(np.diff(dataset.sizes[order], axis=0).any(axis=1)) + 1
     groups = [group for group in np.split(order, ends) if len(group)]
     batches = [g[first : first + batch_size].tolist() for g in groups for first in range(0, len(g), batch_size)]
-    return _loader(dataset, batches, collate_evaluation, workers)
+    return batch_loader(dataset, batches, collate_evaluation, workers)
 
 
-def _loader(
+def batch_loader(
     dataset: Dataset[Any], batches: Iterable[list[Any]], collate: Callable[[Any], Any], workers: int, pin: bool = False
 ) -> DataLoader[Any]:
+    """Batches of these keys or indices, made by `workers` processes; it can be used many times."""
     return DataLoader(
         dataset,
         batch_sampler=batches,

@@ -1,5 +1,6 @@
 """A report drawn: curves over the confidence and the confusion matrix."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,23 +48,27 @@ def draw_curves(path: Path, report: Report) -> None:
 
 def draw_confusion(path: Path, report: Report) -> None:
     """What the objects of each class were found as, in counts and as shares of the class's objects."""
-    counts = report.confusion
-    names = [*report.names, "background"]
+    title = f"at confidence {report.curves.confidence:.3f}, IoU .5"
+    axes = "found as (background: missed)", "labelled (background: nothing)"
+    draw_matrix(path, report.confusion, [*report.names, "background"], "Objects", title, *axes)
+
+
+def draw_matrix(
+    path: Path, counts: np.ndarray, names: Sequence[str], what: str, title: str, xlabel: str, ylabel: str
+) -> None:
+    """A confusion matrix, (N, N) rows of what is and columns of what it was taken for: counts, and shares of a row."""
     side = min(17, 5.5 + 0.3 * len(names))
     figure, (left, right) = new_figure((2 * side, side + 1), 1, 2)  # squares in it: room for what is above and below
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    title = f"at confidence {report.curves.confidence:.3f}, IoU .5"
-    for axes, values, form, what in ((left, counts, "{:,}", "Objects"), (right, shares, "{:.2f}", "Shares of a row")):
+    for axes, values, form, head in ((left, counts, "{:,}", what), (right, shares, "{:.2f}", "Shares of a row")):
         axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
         places = range(len(names))
         axes.set_xticks(
             places, names, rotation=90 if len(names) > 8 else 30, ha="right" if len(names) <= 8 else "center"
         )
         axes.set_yticks(places, names)
-        axes.set(
-            title=f"{what},\n{title}", xlabel="found as (background: missed)", ylabel="labelled (background: nothing)"
-        )
-        if len(report.names) <= WRITTEN_CELLS:
+        axes.set(title=f"{head},\n{title}", xlabel=xlabel, ylabel=ylabel)
+        if len(names) <= WRITTEN_CELLS + 1:
             _write_cells(axes, values, shares, form)
     save_figure(figure, path)
 

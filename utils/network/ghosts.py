@@ -4,12 +4,16 @@ Squeeze and excitation with its clamp, and the attention of version 2, have no D
 """
 
 from dataclasses import dataclass, replace
+from typing import Literal, cast, get_args
 
 from utils.errors import CfgError
 from utils.network.blocks import ConvolutionalOptions
-from utils.network.cfg import Options, option
+from utils.network.cfg import NetOptions, Options, format_section, option, parse_cfg, typed
 from utils.network.joins import RouteOptions, ShortcutOptions
 from utils.network.registry import ACTIVATION_NAMES, INPUT, Part
+
+Variant = Literal["paper", "release", "v2"]
+"""Of GhostNet as a whole, see `ghost.GhostNet`."""
 
 
 @dataclass(frozen=True)
@@ -128,3 +132,31 @@ class SEOptions(Options):
 def refuse_se(options: SEOptions, in_channels: tuple[int, ...]) -> list[Part]:
     """Raise CfgError."""
     raise CfgError("squeeze and excitation with a clamp has no Darknet form")
+
+
+# ---- The classifier, as a checkpoint describes it ------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class GhostNetOptions(Options):
+    """[ghostnet]: a whole classifier, which is no part of a detector."""
+
+    variant: str = option("release", choices=get_args(Variant))
+    width_mult: float = option(1.0, minimum=0.05)
+    classes: int = option(1000, minimum=1)
+
+
+def classifier_cfg(variant: str, width_mult: float, classes: int, size: int) -> str:
+    """A classifier for inputs of size x size pixels as cfg text."""
+    net = NetOptions(width=size, height=size)
+    kind = GhostNetOptions(variant, width_mult, classes)
+    return format_section("net", net, ()) + "\n" + format_section("ghostnet", kind, ())
+
+
+def parse_classifier(text: str, path: str) -> tuple[Variant, float, int]:
+    """Its variant, width multiplier and input side. Raises CfgError, also for a detector."""
+    sections = parse_cfg(text, path)
+    if [section.kind for section in sections] != ["net", "ghostnet"]:
+        raise CfgError(f"{path}: expected a classifier; this is a detector, for test.py and detect.py")
+    kind = typed(sections[1], GhostNetOptions)[0]
+    return cast(Variant, kind.variant), kind.width_mult, typed(sections[0], NetOptions)[0].width

@@ -102,6 +102,8 @@ def build_graph(sections: list[Section]) -> Graph:
 
 def kind_of(section: Section) -> BlockKind:
     """The registered kind of a section; CfgError that lists what is known."""
+    if section.kind == "ghostnet":
+        raise CfgError(f"{section.path}: expected a detector; this is a classifier, for classify.py")
     if section.kind not in KINDS:
         known = " ".join(sorted({kind.name for kind in KINDS.values()}))
         raise CfgError(f"{section.where()}: unknown section [{section.kind}], expected one of: {known}")

@@ -1,5 +1,6 @@
 """The options that every training has, whatever it trains, and how they are checked."""
 
+import typing
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any, Literal
@@ -107,13 +108,17 @@ def check_values(options: EngineOptions, rules: tuple[Rule, ...]) -> None:
 
 def check_type(name: str, value: Any, wanted: Any) -> None:
     """Raise InputError unless a value is of the type that a field was declared with."""
-    choices: tuple[Any, ...] = getattr(wanted, "__args__", ())
-    if getattr(wanted, "__origin__", None) is Literal:
-        good, words = value in choices, " or ".join(choices)
-    else:
-        kinds = choices or (wanted,)
-        good = isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool))
-        good = good or (type(value) is int and float in kinds)
-        words = " or ".join(kind.__name__ for kind in kinds if kind is not type(None))
+    union = () if typing.get_origin(wanted) is Literal else typing.get_args(wanted)
+    kinds = [kind for kind in (union or (wanted,)) if kind is not type(None)]
+    good = value is None and len(kinds) < len(union)
+    for kind in kinds:
+        if typing.get_origin(kind) is Literal:
+            good = good or value in typing.get_args(kind)
+        elif isinstance(value, bool):
+            good = good or kind is bool
+        else:
+            good = good or isinstance(value, kind) or (kind is float and isinstance(value, int))
     if not good:
+        choices = [typing.get_args(kind) or (kind.__name__,) for kind in kinds]
+        words = " or ".join(word for words in choices for word in words)
         raise InputError(f"{name}: expected {words}, got {value!r}")

@@ -53,35 +53,43 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """One update from the gradients."""
         for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is None:
-                    continue
-                state = self.state[parameter]
+            parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+            if not parameters:
+                continue
+            states = [self.state[parameter] for parameter in parameters]
+            for parameter, state in zip(parameters, states, strict=True):
                 if not state:
                     state["step"] = 0
                     state["mean"] = torch.zeros_like(parameter)
                     if not group["orthogonal"]:
                         state["square"] = torch.zeros_like(parameter)
                 state["step"] += 1
-                change = (
-                    self._orthogonal(parameter, state, group) if group["orthogonal"] else _adam(parameter, state, group)
-                )
-                parameter.mul_(1 - group["lr"] * group["weight_decay"]).sub_(change, alpha=group["lr"])
-
-    @staticmethod
-    def _orthogonal(parameter: Tensor, state: dict[str, Any], group: dict[str, Any]) -> Tensor:
-        assert parameter.grad is not None
-        mean = state["mean"].lerp_(parameter.grad, 1 - group["momentum"])
-        step = parameter.grad.lerp(mean, group["momentum"]).flatten(1)  # Nesterov's look ahead
-        return orthogonalize(step).view_as(parameter) * (MUON_SHARE * max(step.shape) ** 0.5)
+            gradients = [parameter.grad for parameter in parameters]
+            changes = (_orthogonal if group["orthogonal"] else _adam)(gradients, states, group["momentum"])
+            torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+            torch._foreach_sub_(parameters, changes, alpha=group["lr"])
 
 
-def _adam(parameter: Tensor, state: dict[str, Any], group: dict[str, Any]) -> Tensor:
-    assert parameter.grad is not None
-    beta = group["momentum"]
-    mean = state["mean"].lerp_(parameter.grad, 1 - beta) / (1 - beta ** state["step"])
-    square = state["square"].lerp_(parameter.grad.square(), 0.001) / (1 - 0.999 ** state["step"])
-    return mean / (square.sqrt() + 1e-8)
+def _orthogonal(gradients: list[Tensor], states: list[dict[str, Any]], momentum: float) -> list[Tensor]:
+    changes = []
+    for gradient, state in zip(gradients, states, strict=True):
+        mean = state["mean"].lerp_(gradient, 1 - momentum)
+        step = gradient.lerp(mean, momentum).flatten(1)  # Nesterov's look ahead
+        changes.append(orthogonalize(step).view_as(gradient) * (MUON_SHARE * max(step.shape) ** 0.5))
+    return changes
+
+
+def _adam(gradients: list[Tensor], states: list[dict[str, Any]], momentum: float) -> list[Tensor]:
+    means, squares = [state["mean"] for state in states], [state["square"] for state in states]
+    torch._foreach_lerp_(means, gradients, 1 - momentum)
+    torch._foreach_mul_(squares, 0.999)
+    torch._foreach_addcmul_(squares, gradients, gradients, 0.001)
+    spreads = torch._foreach_div(squares, [1 - 0.999 ** state["step"] for state in states])
+    torch._foreach_sqrt_(spreads)
+    torch._foreach_add_(spreads, 1e-8)
+    changes = torch._foreach_div(means, [1 - momentum ** state["step"] for state in states])
+    torch._foreach_div_(changes, spreads)
+    return list(changes)
 
 
 def orthogonalize(matrix: Tensor) -> Tensor:
