@@ -2,7 +2,9 @@
 
 import contextlib
 import io
+import os
 import runpy
+import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,3 +71,12 @@ def assert_refused(done: Done, message: str, folder: Path) -> None:
     assert len(lines) == 1 and message in lines[0], done.stderr
     assert "Traceback" not in done.stderr
     assert not (folder / "runs").exists()
+
+
+def torchrun(folder: Path, processes: int, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """A script with its arguments in so many processes of one thread each."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(PROJECT)}
+    return subprocess.run(
+        [*launcher, *arguments], cwd=folder, capture_output=True, text=True, timeout=300, env=environment
+    )

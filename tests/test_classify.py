@@ -12,8 +12,8 @@ import timm
 import torch
 
 from classify import Classifier, ClassTrainOptions, PredictOptions, load_classifier, predict, save_classifier, train
-from tests.commands import run
-from tests.conftest import randomise
+from tests.commands import run, torchrun
+from tests.conftest import PROJECT, randomise
 from tests.training.small import CFG
 from utils.errors import CfgError, InputError, Stopped, WeightsError
 from utils.network.backbone import IMAGENET_MEAN, IMAGENET_STD
@@ -108,6 +108,26 @@ def test_a_stopped_training_goes_on_as_if_it_had_not_stopped(folder: Path, monke
     resumed = train(ClassTrainOptions(resume="runs/classify/half", workers=0, device="cpu"))
     a, b = (torch.load(result.folder / "last.pt", weights_only=True)["model"] for result in (whole, resumed))
     assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_images(folder: Path, tmp_path: Path) -> None:
+    """Every validation image is measured once; an odd one more than the processes share evenly."""
+    (tmp_path / "set").symlink_to(folder / "set")
+    rows = [
+        f"set/{part}/{c}/{i}.png,{c},{part}"
+        for part, n in (("train", 8), ("valid", 2))
+        for c in COLOURS
+        for i in range(n)
+    ]
+    (tmp_path / "odd.csv").write_text("\n".join(["image,class,split", *rows[:-1]]) + "\n")
+    options = "--data odd.csv --width 0.1 --img-size 32 --epochs 2 --batch-size 8 --workers 1 --mixup 0.2".split()
+    done = torchrun(tmp_path, 2, str(PROJECT / "classify.py"), "train", *options)
+    assert done.returncode == 0, done.stderr
+    assert "2 processes" in done.stdout and done.stdout.count("best epoch") == 1
+    counts = [int(line.split()[1]) for line in done.stdout.splitlines() if line.startswith(tuple(COLOURS))]
+    assert counts == [2, 2, 1]
+    assert [path.name for path in (tmp_path / "runs" / "classify").iterdir()] == ["exp"]
 
 
 def test_a_callback_sees_epochs_and_ends_the_training(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ import pytest
 import tyro
 
 from tests.conftest import PROJECT
-from utils.data import autolabel, formats, remap, split, stats
+from utils.data import autolabel, crops, formats, remap, split, stats
 from utils.data import check as data_check
 
 DOCUMENTS = (
@@ -17,11 +17,13 @@ DOCUMENTS = (
     "CONTRIBUTING.md",
     "data/README.md",
     "docs/detecting.md",
+    "docs/ghostnet.md",
     "docs/training.md",
     "weights/README.md",
 )
 OPTIONS: dict[str, Any] = {
     "benchmark.py": ("benchmark", "Benchmark"),
+    "classify.py": ("classify", "Command"),
     "train.py": ("train", "TrainOptions"),
     "detect.py": ("detect", "CommandOptions"),
     "models.py": ("models", "ModelOptions"),
@@ -31,6 +33,7 @@ OPTIONS: dict[str, Any] = {
     "utils.data.remap": remap.RemapOptions,
     "utils.data.autolabel": autolabel.AutolabelOptions,
     "utils.data.stats": stats.StatsOptions,
+    "utils.data.crops": crops.CropOptions,
 }
 
 

@@ -1,13 +1,11 @@
 """Two gloo processes are one training: the same losses and gradients as one process with the whole batch."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from tests.commands import torchrun
 from tests.training.small import make_set
 from utils.files import PROJECT
 
@@ -53,14 +51,6 @@ UNEVEN = [
     [2, 0, 0.5, 0.5, 0.3, 0.3],
 ]
 ONE_SIDED = [[0, 0, 0.3, 0.5, 0.25, 0.3], [1, 0, 0.4, 0.4, 0.3, 0.3]]  # the second rank has no object at all
-
-
-def torchrun(folder: Path, processes: int, *arguments: str) -> subprocess.CompletedProcess[str]:
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(PROJECT)}
-    return subprocess.run(
-        [*launcher, *arguments], cwd=folder, capture_output=True, text=True, timeout=300, env=environment
-    )
 
 
 @pytest.mark.slow
