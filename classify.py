@@ -5,6 +5,7 @@
 
 import csv
 import json
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -19,8 +20,8 @@ from utils.data.classification import ClassTrainingSet, normalize, square, to_pl
 from utils.data.sampler import StepSampler
 from utils.data.sources import open_source
 from utils.errors import DataError, InputError, WeightsError
-from utils.evaluation.class_plots import draw_class_confusion, draw_guesses, draw_widths
-from utils.evaluation.classification import TOP, ClassMetrics, Width, classify, measure_classes, width_table
+from utils.evaluation.class_plots import draw_class_confusion, draw_least_sure, draw_widths
+from utils.evaluation.classification import TOP, ClassifierMetrics, Width, classify, measure_classes, width_table
 from utils.files import find_file, new_run_folder, whole_file, write_text
 from utils.log import counted, say
 from utils.network.backbone import read_state
@@ -31,7 +32,7 @@ from utils.network.summary import trace
 from utils.network.weights import Checkpoint, is_own, load_tensors, read_checkpoint, read_content, save_checkpoint
 from utils.options import check_at_least, check_loading, choose_device, run_command
 from utils.precision import choose_precision, precision_words
-from utils.training.checkpoint import data_fingerprint
+from utils.training.checkpoint import data_fingerprint, find_run, reopen, resumed_options
 from utils.training.classification import ClassLoss, ClassRun, ClassSettings, mixing
 from utils.training.classify_options import ClassTrainOptions, check_class_options
 from utils.training.distributed import Ranks
@@ -77,6 +78,8 @@ def load_classifier(weights: str | Path) -> Classifier:
     if file.suffix != ".safetensors" and is_own(read_content(file)):
         checkpoint = read_checkpoint(file)
         variant, width, size = parse_classifier(checkpoint.cfg, f"the cfg inside {file}")
+        if not checkpoint.names:
+            raise WeightsError(f"{file}: expected class names, got none")
         model = Classifier(checkpoint.names, width, variant, size)
         load_tensors(model, checkpoint.tensors, file)
         model.seen = checkpoint.seen
@@ -118,6 +121,8 @@ def prepare(
     dtype = choose_precision(options.amp, device)
     data = load_classes(options.data, options.seed, None if checkpoint is None else checkpoint.names)
     check_parts(data, options.data)
+    fingerprint = data_fingerprint([*data.train, *data.valid])
+    options = replace(options, data=str(data.path))  # found again when resumed from another folder
     model, notes = build(options, data, checkpoint)
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     check_shares(options.batch_size, len(data.train), ranks)
@@ -136,7 +141,6 @@ def prepare(
     trainee = make_trainee(model, criterion, options, sampler.steps, folder, dtype, ranks)
     trainee.prepare = mixing(len(data.names), options.mixup, options.cutmix)
     settings = ClassSettings(size, own_batch, options.workers, dtype)
-    fingerprint = data_fingerprint([*data.train, *data.valid])
     return ClassRun(
         options,
         folder,
@@ -220,7 +224,7 @@ class ClassValOptions:
     """Results go to runs/classify-val/NAME (NAME-2 ... where it exists)."""
 
 
-def validate(options: ClassValOptions) -> ClassMetrics:
+def validate(options: ClassValOptions) -> ClassifierMetrics:
     """Measure, print each class's figures, and write metrics.json, confusion.png and predictions.jpg."""
     check_loading(options.batch_size, options.workers)
     if options.part not in ("train", "valid", "test"):
@@ -232,15 +236,17 @@ def validate(options: ClassValOptions) -> ClassMetrics:
     samples = (*data.train, *data.valid) if data.chosen else getattr(data, options.part)
     if not samples:
         raise DataError(f"{options.data}: expected {options.part} images, got none")
+    if data.chosen:
+        say(f"{options.data} has no parts: all of its images are measured, those of a training among them")
+    folder = new_run_folder("runs/classify-val", options.name)
     loader = ClassSettings(model.img_size, options.batch_size, options.workers, None).loader(samples)
-    guesses = classify(model, model.num_classes, loader, None, "classifying")
-    metrics = measure_classes(guesses, model.names)
+    predictions = classify(model, model.num_classes, loader, None, "classifying")
+    metrics = measure_classes(predictions, model.names)
     if not metrics.images:
         raise DataError(f"{options.data}: none of {counted(len(samples), 'image')} can be read")
-    folder = new_run_folder("runs/classify-val", options.name)
     write_text(folder / "metrics.json", json.dumps({"options": asdict(options), **asdict(metrics)}, indent=2) + "\n")
-    draw_class_confusion(folder / "confusion.png", guesses, model.names)
-    draw_guesses(folder / "predictions.jpg", guesses, loader.dataset, model.names)  # type: ignore[arg-type]
+    draw_class_confusion(folder / "confusion.png", predictions, model.names)
+    draw_least_sure(folder / "predictions.jpg", predictions, loader.dataset, model.names)  # type: ignore[arg-type]
     say(metrics.table())
     say(f"{counted(metrics.images, 'image')}: {metrics}, cross-entropy {metrics.loss:.3f}; results in {folder}")
     return metrics
@@ -261,30 +267,42 @@ class PredictOptions:
 
 
 def predict(options: PredictOptions) -> Iterator[tuple[str, list[tuple[str, float]]]]:
-    """Each picture's path and its up to five most likely classes with their probabilities, the likeliest first."""
+    """Each picture's path and its up to five most likely classes with their probabilities, the likeliest first.
+
+    Raises InputError for weights or a source that cannot be used.
+    """
     device = choose_device(options.device)
     model = load_classifier(options.weights).to(device)
-    network, scale = fuse(model), square(model.img_size)
-    with torch.inference_mode():
-        for frame in open_source(options.source).frames():
-            images = normalize(scale(to_planes(frame.image))[None].to(device))
-            shares = network(images)[0].softmax(0)
-            best = shares.topk(min(TOP, len(shares)))
+    frames = open_source(options.source).frames()
+    network = fuse(model)
+
+    def results() -> Iterator[tuple[str, list[tuple[str, float]]]]:
+        for frame in frames:
+            with torch.inference_mode():
+                images = normalize(square(to_planes(frame.image), model.img_size)[None].to(device))
+                best = network(images)[0].softmax(0).topk(min(TOP, model.num_classes))
             path = frame.path if frame.index is None else f"{frame.path}#{frame.index}"
             pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
             yield path, [(model.names[index], value) for index, value in pairs]
 
+    return results()
+
 
 def print_predictions(options: PredictOptions) -> None:
-    """Print each picture's first five classes, and write them as predictions.csv."""
-    rows = []
-    for path, best in predict(options):
-        say(f"{path}: " + ", ".join(f"{name} {value:.3f}" for name, value in best))
-        rows += [(path, rank, name, f"{value:.6f}") for rank, (name, value) in enumerate(best, start=1)]
+    """Print each picture's first five classes, and write them as predictions.csv, also when it is stopped."""
+    results = predict(options)
     folder = new_run_folder("runs/classify-predict", options.name)
-    with whole_file(folder / "predictions.csv") as partial, partial.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([("image", "rank", "class", "probability"), *rows])
-    say(f"{counted(len({row[0] for row in rows}), 'picture')}; results in {folder}")
+    rows: list[tuple[Any, ...]] = []
+    pictures = 0
+    try:
+        for path, best in results:
+            say(f"{path}: " + ", ".join(f"{name} {value:.3f}" for name, value in best))
+            rows += [(path, rank, name, f"{value:.6f}") for rank, (name, value) in enumerate(best, start=1)]
+            pictures += 1
+    finally:
+        with whole_file(folder / "predictions.csv") as partial, partial.open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([("image", "rank", "class", "probability"), *rows])
+        say(f"{counted(pictures, 'picture')}; results in {folder}")
 
 
 # ---- The width's trade ---------------------------------------------------------------------------------------------
@@ -324,6 +342,9 @@ def study_widths(options: WidthsOptions) -> list[Width]:
     each = [ClassTrainOptions(width=width, name=f"{width:g}", **shared) for width in dict.fromkeys(options.widths)]
     for one in each:
         check_class_options(one)
+    if not each:
+        raise InputError("--widths: expected one at least")
+    check_parts(load_classes(options.data, options.seed), options.data)
     device = choose_device(options.device)
     folder = new_run_folder("runs/classify-widths", options.name)
     results = [train(replace(one, project=str(folder))) for one in each]
@@ -361,7 +382,11 @@ Command = (
 def main(options: ClassTrainOptions | ClassValOptions | PredictOptions | WidthsOptions) -> None:
     """Do what was asked for."""
     if isinstance(options, ClassTrainOptions):
+        if options.resume is not None:
+            reopen(find_run(options.resume, RUNS), options, explicit=True)
         train(options)
+    elif int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError("expected a single process: torchrun is for `classify.py train`")
     elif isinstance(options, ClassValOptions):
         validate(options)
     elif isinstance(options, PredictOptions):
@@ -370,5 +395,10 @@ def main(options: ClassTrainOptions | ClassValOptions | PredictOptions | WidthsO
         study_widths(options)
 
 
+def command_defaults(arguments: list[str]) -> ClassTrainOptions | None:
+    """With `train --resume` the stopped training's options, so that what else stands on the command line is noticed."""
+    return resumed_options(arguments, ClassTrainOptions, RUNS) if arguments[:1] == ["train"] else None
+
+
 if __name__ == "__main__":
-    run_command(main, Command, "Classify images with GhostNet.")
+    run_command(main, Command, "Classify images with GhostNet.", defaults=command_defaults)

@@ -25,6 +25,8 @@ from torch import Tensor, nn
 
 from utils.errors import WeightsError
 from utils.network.ghosts import (
+    LEAST_WIDTH,
+    MOST_WIDTH,
     GhostBottleneckOptions,
     GhostOptions,
     SEOptions,
@@ -76,7 +78,7 @@ class GhostModule(nn.Module):
             nn.Conv2d(primary, cheap, dw_size, 1, dw_size // 2, groups=primary, bias=bias), activation
         )
         if version == 2:
-            self.attention = DFCAttention(in_channels, out_channels, kernel_size, stride, padding, batch_normalize)
+            self.attention = DFCAttention(in_channels, out_channels, kernel_size, stride, batch_normalize)
 
     def forward(self, x: Tensor) -> Tensor:
         """Primary maps and ghosts, concatenated."""
@@ -94,11 +96,11 @@ class DFCAttention(nn.Sequential):
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, kernel_size: int, stride: int, padding: int, batch_normalize: bool
+        self, in_channels: int, out_channels: int, kernel_size: int = 1, stride: int = 1, batch_normalize: bool = True
     ) -> None:
         bias = not batch_normalize
         super().__init__(
-            _unit(nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, bias=bias)),
+            _unit(nn.Conv2d(in_channels, out_channels, kernel_size, stride, kernel_size // 2, bias=bias)),
             _unit(nn.Conv2d(out_channels, out_channels, (1, 5), 1, (0, 2), groups=out_channels, bias=bias)),
             _unit(nn.Conv2d(out_channels, out_channels, (5, 1), 1, (2, 0), groups=out_channels, bias=bias)),
         )
@@ -281,8 +283,12 @@ def net_of(tensors: Mapping[str, Tensor], path: str | Path) -> GhostNet:
     """The GhostNet, "release" or "v2", whose own tensors these are, from `path`. Raises WeightsError."""
     if not {"squeeze.0.weight", "classifier.3.weight"} <= tensors.keys():
         raise WeightsError(f"{path}: expected a whole GhostNet, with its last convolution and its classifier")
+    last, squeeze = tensors["classifier.3.weight"], tensors["squeeze.0.weight"]
     attention = any(".attention." in name for name in tensors)
-    classes, width = len(tensors["classifier.3.weight"]), len(tensors["squeeze.0.weight"]) / SQUEEZE
+    classes, width = len(last) if last.ndim else 0, len(squeeze) / SQUEEZE if squeeze.ndim else 0.0
+    if not classes or not LEAST_WIDTH <= width <= MOST_WIDTH:
+        expected = f"a GhostNet {LEAST_WIDTH:g} to {MOST_WIDTH:g} times as wide as the paper's"
+        raise WeightsError(f"{path}: expected {expected}, got {classes} classes and {width:g} times")
     network = GhostNet(classes, width, "v2" if attention else "release")
     load_tensors(network, dict(tensors), path)
     return network

@@ -26,13 +26,12 @@ from utils.precision import choose_precision, precision_words
 from utils.training.anchors import all_anchors, fit_anchors, measure_anchors, with_anchors
 from utils.training.assign import HeadSpec
 from utils.training.autobatch import fitting_batch
-from utils.training.checkpoint import command_defaults, data_fingerprint, find_run, reopen
+from utils.training.checkpoint import data_fingerprint, find_run, reopen
 from utils.training.detection import DetectionRun
 from utils.training.distributed import Ranks
 from utils.training.freeze import freeze, frozen_layers, ranges
-from utils.training.history import check_board
 from utils.training.loss import DetectionLoss
-from utils.training.options import TrainOptions, check_options, with_hyp
+from utils.training.options import TrainOptions, check_options, command_defaults, with_hyp
 from utils.training.run import Callback, EpochEnd, TrainResult
 from utils.training.session import check_shares, conduct, make_trainee, seed_everything
 from utils.training.stop import StopRequest
@@ -114,8 +113,6 @@ def prepare(
         notes.append(f"--batch-size {options.batch_size}, {images}: each epoch is one step with all of them")
     own_batch = options.batch_size // ranks.world
     check_workers(options.workers, own_batch, size, ranks.local_world)
-    if options.tensorboard:
-        check_board()
     for note in notes:
         say(note)
     where = device if device.type == "cpu" else torch.cuda.get_device_name(device)

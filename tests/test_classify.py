@@ -16,7 +16,7 @@ from tests.commands import run, torchrun
 from tests.conftest import PROJECT, randomise
 from tests.training.small import CFG
 from utils.errors import CfgError, InputError, Stopped, WeightsError
-from utils.network.backbone import IMAGENET_MEAN, IMAGENET_STD
+from utils.letterbox import IMAGENET_MEAN, IMAGENET_STD
 from utils.training.run import EpochEnd
 
 COLOURS = {"blue": (200, 30, 30), "green": (30, 200, 30), "red": (30, 30, 200)}
@@ -41,7 +41,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(folder: Path) -> Path:
-    options = "--data set --width 0.1 --img-size 32 --epochs 30 --batch-size 8 --workers 0 --name a".split()
+    options = (
+        "--data set --width 0.1 --img-size 32 --epochs 30 --batch-size 8 --workers 0 --randaugment 0 --name a".split()
+    )
     done = run("classify.py", "train", *options, folder=folder)
     assert done.returncode == 0, done.stderr
     assert "set: 3 classes, 24 training images, 6 validation images" in done.stdout
@@ -65,11 +67,11 @@ def test_val_agrees_with_counting_predictions(trained: Path, folder: Path) -> No
     assert done.returncode == 0, done.stderr
     metrics = json.loads((folder / "runs" / "classify-val" / "exp" / "metrics.json").read_text())
     options = PredictOptions(str(trained / "best.pt"), str(folder / "set" / "valid" / "*" / "*.png"))
-    guesses = list(predict(options))
-    assert len(guesses) == metrics["images"] == 6
-    right = sum(Path(path).parent.name == best[0][0] for path, best in guesses)
+    predictions = list(predict(options))
+    assert len(predictions) == metrics["images"] == 6
+    right = sum(Path(path).parent.name == best[0][0] for path, best in predictions)
     assert metrics["top1"] == right / 6
-    own = [dict(best)[Path(path).parent.name] for path, best in guesses]
+    own = [dict(best)[Path(path).parent.name] for path, best in predictions]
     assert metrics["loss"] == pytest.approx(-sum(map(math.log, own)) / 6, rel=1e-3)
 
 
@@ -105,8 +107,10 @@ def test_a_stopped_training_goes_on_as_if_it_had_not_stopped(folder: Path, monke
     monkeypatch.setattr(engine.Trainee, "change", count)
     with pytest.raises(Stopped, match=r"go on with: python classify.py train --resume runs/classify/half"):
         train(replace(options, name="half"))
-    resumed = train(ClassTrainOptions(resume="runs/classify/half", workers=0, device="cpu"))
-    a, b = (torch.load(result.folder / "last.pt", weights_only=True)["model"] for result in (whole, resumed))
+    monkeypatch.chdir(folder / "set")  # from anywhere
+    resumed = train(ClassTrainOptions(resume="../runs/classify/half", workers=0))
+    files = folder / whole.folder / "last.pt", resumed.folder / "last.pt"
+    a, b = (torch.load(file, weights_only=True)["model"] for file in files)
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
@@ -244,6 +248,8 @@ def test_networks_of_the_other_kind_are_refused(trained: Path, folder: Path, tmp
         ("val --weights none.pt", "none.pt: no such file"),
         ("predict --weights none.pt --source set", "none.pt: no such file"),
         ("widths --widths 7 --data set", "--width 7.0: expected 0.1 to 3"),
+        ("widths --data nothing", "nothing: no such folder or file"),
+        ("widths --data set --widths", "--widths: expected one at least"),
     ],
 )
 def test_bad_input_is_one_line(arguments: str, message: str, folder: Path, tmp_path: Path) -> None:
@@ -252,3 +258,78 @@ def test_bad_input_is_one_line(arguments: str, message: str, folder: Path, tmp_p
     assert done.returncode == 2 and message in done.stderr, done.stderr
     assert done.stderr.strip().count("\n") == 0
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_resumed_training_keeps_its_options(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    with pytest.raises(RuntimeError, match="enough"):
+        train(replace(SMALL, name="kept"), stop_at_once)
+    options = ["--resume", "runs/classify/kept"]
+    done = run("classify.py", "train", *options, "--epochs", 15, folder=folder)  # which is the default
+    assert done.returncode == 2 and "--resume with --epochs 15: this training was started with 4" in done.stderr
+    assert "only --device and --workers can be changed" in done.stderr
+    done = run("classify.py", "train", *options, "--workers", 1, folder=folder)
+    assert done.returncode == 0, done.stderr
+
+
+def stop_at_once(end: EpochEnd) -> bool:
+    raise RuntimeError("enough")
+
+
+def test_class_names_may_hold_anything(folder: Path, tmp_path: Path) -> None:
+    for number, name in enumerate(("a$_$", "b %s", "x")):
+        for index in range(4):
+            (tmp_path / "odd" / name).mkdir(parents=True, exist_ok=True)
+            (tmp_path / "odd" / name / f"{index}.png").symlink_to(
+                folder / "set" / "train" / list(COLOURS)[number] / f"{index}.png"
+            )
+    options = "--data odd --width 0.1 --img-size 32 --epochs 1 --batch-size 4 --workers 0".split()
+    done = run("classify.py", "train", *options, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "runs" / "classify" / "exp" / "confusion.png").is_file()
+
+
+def test_images_that_cannot_be_read_are_no_accuracy_of_0(folder: Path, tmp_path: Path) -> None:
+    for part in ("train", "valid"):
+        for name in ("a", "b"):
+            (tmp_path / "d" / part / name).mkdir(parents=True)
+            for index in range(4):
+                source = folder / "set" / "train" / "red" / f"{index}.png"
+                content = source.read_bytes() if part == "train" else b"no image"
+                (tmp_path / "d" / part / name / f"{index}.png").write_bytes(content)
+    options = "--data d --width 0.1 --img-size 32 --epochs 1 --batch-size 4 --workers 0".split()
+    done = run("classify.py", "train", *options, folder=tmp_path)
+    assert done.returncode == 2 and "d: none of 8 validation images can be read" in done.stderr
+
+
+def test_damaged_weights_are_refused(trained: Path, tmp_path: Path, folder: Path) -> None:
+    content = torch.load(trained / "best.pt", weights_only=True)
+    for name, change, message in (
+        (
+            "nan.pt",
+            {"model": {**content["model"], "squeeze.1.bias": torch.full((96,), torch.nan)}},
+            "not finite numbers",
+        ),
+        ("names.pt", {"names": []}, "expected class names, got none"),
+        ("wide.pt", {"cfg": content["cfg"].replace("width_mult=0.1", "width_mult=60")}, "expected at most 4 times"),
+    ):
+        torch.save({**content, **change}, tmp_path / name)
+        done = run("classify.py", "predict", "--weights", tmp_path / name, "--source", "set/valid/red", folder=folder)
+        assert done.returncode == 2 and message in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize("variant", ["paper", "v2"])
+def test_the_other_variants_train(variant: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In bfloat16, on a CPU."""
+    monkeypatch.chdir(folder)
+    result = train(replace(SMALL, variant=variant, epochs=1, amp="bf16", name=variant))
+    assert load_classifier(result.folder / "best.pt").variant == variant
+
+
+def test_predicting_leaves_its_caller_alone(trained: Path, folder: Path) -> None:
+    options = PredictOptions(str(trained / "best.pt"), str(folder / "set" / "valid" / "red"))
+    next(results := predict(options))
+    assert not torch.is_inference_mode_enabled()
+    results.close()
+    with pytest.raises(WeightsError, match="no such file"):
+        predict(replace(options, weights="none.pt"))

@@ -103,7 +103,7 @@ def test_costs_are_those_of_the_formula(s: int, k: int, d: int, c: int, n: int, 
 def test_attention_weighs_rows_and_columns() -> None:
     """Every position's weight depends on what lies in its row and column within reach, and the maps are multiplied."""
     torch.manual_seed(0)
-    attention = DFCAttention(2, 4, 1, 1, 0, True).eval()
+    attention = DFCAttention(2, 4).eval()
     x = torch.rand(1, 2, 12, 16)
     half = F.avg_pool2d(x, 2)
     first, row, column = (unit[0].weight for unit in attention)
@@ -120,6 +120,7 @@ def test_attention_weighs_rows_and_columns() -> None:
 
 def test_attention_of_a_single_cell() -> None:
     assert GhostModule(4, 8, version=2).eval()(torch.rand(2, 4, 1, 1)).shape == (2, 8, 1, 1)
+    assert GhostModule(4, 8, 3, padding=0, version=2).eval()(torch.rand(2, 4, 4, 4)).shape == (2, 8, 2, 2)
 
 
 def test_gates_are_clamped() -> None:

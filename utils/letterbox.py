@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Of R, G, B in 0..1: classifiers see (image - mean) / std, detectors the image."""
 GREY = 114  # the fill that PyTorch YOLOs share; Darknet's own letterbox fills with 127.5
 
 

@@ -22,15 +22,17 @@ def run_command(
     options_type: Any,
     description: str,
     argv: list[str] | None = None,
-    defaults: Callable[[list[str]], O] | None = None,
+    defaults: Callable[[list[str]], O | None] | None = None,
 ) -> None:
     """Parse the command line into `options_type` (a dataclass: field docstrings are the help) and run `function` on it.
 
-    `defaults` makes the defaults from the arguments (a file of options that they name). `InputError` and `OSError` end
-    the process with one line on stderr and exit code 2, Ctrl-C with 130, and a signal that was heeded with 128 + it.
+    `defaults` makes the defaults from the arguments (a file of options that they name; None: the usual ones).
+    `InputError` and `OSError` end the process with one line on stderr and exit code 2, Ctrl-C with 130, and a signal
+    that was heeded with 128 + it.
     """
     try:
-        given: Any = {} if defaults is None else {"default": defaults(sys.argv[1:] if argv is None else argv)}
+        default = None if defaults is None else defaults(sys.argv[1:] if argv is None else argv)
+        given: Any = {} if default is None else {"default": default}
         options = tyro.cli(
             options_type, description=description, args=argv, config=(tyro.conf.OmitArgPrefixes,), **given
         )

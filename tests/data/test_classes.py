@@ -9,7 +9,7 @@ import pytest
 from utils.data.classes import ClassData, load_classes
 from utils.data.crops import CropOptions, crop
 from utils.data.images import read_image
-from utils.errors import DataError
+from utils.errors import DataError, InputError
 
 
 def make_folder(folder: Path, counts: dict[str, int]) -> Path:
@@ -61,9 +61,11 @@ def test_a_csv_file(tmp_path: Path) -> None:
         ("file,class\na.png,b\n", r"d.csv:1: expected the columns image, class \(and split\), got file, class"),
         ("image,class\na.png,\n", "d.csv:2: expected an image and its class, got 'a.png' and ''"),
         ("image,class,split\na.png,b,dev\n", "d.csv:2: split: expected train, valid or test, got 'dev'"),
-        ("image,class,split\na.png,b,train\na.png,c,\n", "expected a split for every image or for none"),
+        ("image,class,split\nd.csv,b,train\nd.csv,c,\n", "expected a split for every image or for none"),
         ("image,class\n", "expected a line for each image"),
-        ("image,class\na.png,b\n", "expected two classes at least, got b"),
+        ("image,class\nd.csv,b\n", "expected two classes at least, got b"),
+        ("image,class\nd.csv,b\nnone.png,c\n", "d.csv:3: .*none.png: no such file"),
+        ("image,class\n~nobody/x.png,c\n", "d.csv:2: .*nobody/x.png: no such file"),
         ("image,class\n\xff", "not a CSV file in UTF-8"),
     ],
 )
@@ -76,6 +78,10 @@ def test_csv_files_that_are_wrong(text: str, message: str, tmp_path: Path) -> No
 def test_folders_that_are_wrong(tmp_path: Path) -> None:
     make_folder(tmp_path / "a", {"train/x": 1, "train/y": 1})
     (tmp_path / "empty").mkdir()
+    make_folder(tmp_path / "vehicles", {"train": 2, "bus": 2})  # a class that has the name of a part
+    assert load_classes(str(tmp_path / "vehicles")).names == ("bus", "train")
+    make_folder(tmp_path / "gap", {"train/x": 1, "train/y": 0, "valid/x": 1})
+    assert load_classes(str(tmp_path / "gap")).names == ("x", "y")  # an empty one is not forgotten
     with pytest.raises(DataError, match="expected the classes x, z, got y"):
         load_classes(str(tmp_path / "a"), names=["x", "z"])
     with pytest.raises(DataError, match="expected a folder for each class with images in it, found none"):
@@ -125,9 +131,10 @@ def test_crops_of_what_cannot_be_cut(tmp_path: Path) -> None:
     for options, message in (
         (CropOptions(str(data), tmp_path / "out"), "expected a new or empty folder"),
         (CropOptions(str(data), tmp_path / "new", margin=-1), "--margin -1: expected 0 to 2"),
+        (CropOptions(str(data), tmp_path / "new", min_side=0), "--min-side 0: expected at least 1"),
         (CropOptions(str(data), tmp_path / "new", min_side=90), "expected boxes of 90 pixels or more, found none"),
     ):
-        with pytest.raises(DataError, match=message):
+        with pytest.raises(InputError, match=message):
             crop(options)
     (tmp_path / "d.names").write_text("red/green\nblue\n")
     with pytest.raises(DataError, match="expected a name that a folder can have"):

@@ -5,20 +5,27 @@ import math
 import numpy as np
 import pytest
 
-from utils.evaluation.classification import ClassMetrics, Guesses, Width, confusion, measure_classes, width_table
+from utils.evaluation.classification import (
+    ClassifierMetrics,
+    Predictions,
+    Width,
+    confusion,
+    measure_classes,
+    width_table,
+)
 
 LABELS = [0, 0, 0, 1, 1, 2]
 FIRST = [0, 0, 1, 1, 1, 1]  # what each image is taken for
 
 
-def guesses(num_classes: int = 4) -> Guesses:
+def predictions(num_classes: int = 4) -> Predictions:
     probabilities = np.full((6, num_classes), 0.1, np.float32)
     probabilities[np.arange(6), FIRST] = 1 - 0.1 * (num_classes - 1)
-    return Guesses(probabilities, np.array(LABELS), np.arange(6))
+    return Predictions(probabilities, np.array(LABELS), np.arange(6))
 
 
 def test_figures_of_each_class() -> None:
-    metrics = measure_classes(guesses(), ["a", "b", "c", "d"])
+    metrics = measure_classes(predictions(), ["a", "b", "c", "d"])
     assert metrics.top1 == pytest.approx(4 / 6) and metrics.top5 == 1 and metrics.images == 6
     a, b, c, d = metrics.classes.values()
     assert (a.precision, a.recall, a.images) == (1, pytest.approx(2 / 3), 3)
@@ -33,7 +40,7 @@ def test_figures_of_each_class() -> None:
 
 
 def test_confusion_has_true_classes_as_rows() -> None:
-    assert confusion(guesses(), 4).tolist() == [[2, 1, 0, 0], [0, 2, 0, 0], [0, 1, 0, 0], [0, 0, 0, 0]]
+    assert confusion(predictions(), 4).tolist() == [[2, 1, 0, 0], [0, 2, 0, 0], [0, 1, 0, 0], [0, 0, 0, 0]]
 
 
 def test_top_5_counts_the_first_five_guesses() -> None:
@@ -41,13 +48,19 @@ def test_top_5_counts_the_first_five_guesses() -> None:
     order = np.linspace(1, 0.1, 10, dtype=np.float32)
     rows = np.stack([np.roll(order, shift) for shift in (0, -4, -5, -9)])
     metrics = measure_classes(
-        Guesses(rows / rows.sum(1, keepdims=True), np.zeros(4, int), np.arange(4)), list("abcdefghij")
+        Predictions(rows / rows.sum(1, keepdims=True), np.zeros(4, int), np.arange(4)), list("abcdefghij")
     )
     assert (metrics.top1, metrics.top5) == (0.25, 0.5)
 
 
+def test_equal_probabilities_are_in_the_order_of_the_classes_for_both() -> None:
+    even = Predictions(np.full((10, 10), 0.1, np.float32), np.arange(10), np.arange(10))
+    metrics = measure_classes(even, list("abcdefghij"))
+    assert (metrics.top1, metrics.top5) == (0.1, 0.5)
+
+
 def test_nothing_was_measured() -> None:
-    none = Guesses(np.zeros((0, 2), np.float32), np.zeros(0, int), np.zeros(0, int))
+    none = Predictions(np.zeros((0, 2), np.float32), np.zeros(0, int), np.zeros(0, int))
     metrics = measure_classes(none, ["a", "b"])
     assert (metrics.top1, metrics.images) == (0, 0) and "-" in metrics.table()
 
@@ -55,8 +68,8 @@ def test_nothing_was_measured() -> None:
 def test_metrics_survive_json() -> None:
     from dataclasses import asdict
 
-    metrics = measure_classes(guesses(), ["a", "b", "c", "d"])
-    assert ClassMetrics.from_dict(asdict(metrics)) == metrics
+    metrics = measure_classes(predictions(), ["a", "b", "c", "d"])
+    assert ClassifierMetrics.from_dict(asdict(metrics)) == metrics
 
 
 def test_width_table() -> None:

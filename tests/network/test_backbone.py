@@ -10,7 +10,8 @@ import torch
 from models import load_model
 from tests.conftest import randomise
 from utils.errors import WeightsError
-from utils.network.backbone import IMAGENET_MEAN, IMAGENET_STD, load_backbone
+from utils.letterbox import IMAGENET_MEAN, IMAGENET_STD
+from utils.network.backbone import load_backbone
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +38,7 @@ def test_a_published_network_becomes_the_backbone(published: Path, form: str, tm
     network.load_state_dict(state)
     model = load_model("ghostnet-yolov3-tiny.cfg")
     said = load_backbone(model.graph, list(model.blocks), path)
-    assert "layers 0 to 16" in said
+    assert "layers 0 to 16), 16 of its 16 bottlenecks" in said
     images = torch.rand(1, 3, 96, 96)
     mean, std = (torch.tensor(each).view(3, 1, 1) for each in (IMAGENET_MEAN, IMAGENET_STD))
     with torch.no_grad():
@@ -56,10 +57,22 @@ def test_files_that_do_not_fit_change_nothing(published: Path, tmp_path: Path) -
     before = {name: tensor.clone() for name, tensor in half.state_dict().items()}
     tiny = load_model("yolov3-tiny.cfg")
     (tmp_path / "x.safetensors").write_bytes(b"no such file")
+    whole = load_model("ghostnet-yolov3-tiny.cfg")
+    state = torch.load(published, weights_only=True)
+    grey = timm.create_model("ghostnet_100", num_classes=5, in_chans=1).state_dict()
+    bad = {**state, "blocks.0.0.ghost1.primary_conv.0.weight": torch.full((8, 16, 1, 1), torch.nan)}
+    torch.save(grey, tmp_path / "grey.pt")
+    torch.save(timm.create_model("ghostnetv2_100", num_classes=5).state_dict(), tmp_path / "v2.pt")
+    torch.save({name: tensor for name, tensor in state.items() if "stem" not in name}, tmp_path / "stemless.pt")
+    torch.save(bad, tmp_path / "nan.pt")
     torch.save([1, 2], tmp_path / "list.pt")
     torch.save({"a.weight": torch.zeros(1)}, tmp_path / "other.pt")
     for model, path, message in (
-        (half, published, r"features.0.0.weight: expected the shape \(8, 3, 3, 3\) .*another width or variant"),
+        (half, published, r"features.0.0.weight: expected the shape \(8, 3, 3, 3\), .*another width or variant"),
+        (whole, tmp_path / "grey.pt", r"expected the shape \(16, 3, 3, 3\), .*got the shape \(16, 1, 3, 3\)"),
+        (whole, tmp_path / "v2.pt", r"features.3.conv.0.attention.0.0.weight: expected none, .*got the shape"),
+        (whole, tmp_path / "stemless.pt", r"features.0.0.weight: expected the shape .*got none"),
+        (whole, tmp_path / "nan.pt", r"features.1.shortcut|features.1.conv.* damaged: some values are not finite"),
         (tiny, published, r"yolov3-tiny.cfg: expected a \[convolutional\] and then \[ghost_bottleneck\]"),
         (half, tmp_path / "x.safetensors", "damaged, or no safetensors file"),
         (half, tmp_path / "list.pt", "expected a checkpoint by classify.py, or a published"),

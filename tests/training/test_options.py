@@ -10,8 +10,8 @@ import yaml
 
 from utils.errors import InputError
 from utils.files import PROJECT
-from utils.training.checkpoint import command_defaults
-from utils.training.options import TrainOptions, check_options, read_hyp, with_hyp
+from utils.training.classify_options import ClassTrainOptions
+from utils.training.options import TrainOptions, check_options, command_defaults, read_hyp, with_hyp
 
 SHIPPED = sorted((PROJECT / "data").glob("hyp.*.yaml"))
 
@@ -41,9 +41,9 @@ def test_what_is_refused(change: dict[str, object], message: str) -> None:
 
 
 def test_every_option_has_help() -> None:
-    files = [PROJECT / f"utils/training/{name}.py" for name in ("options", "engine_options")]
+    files = [PROJECT / f"utils/training/{name}.py" for name in ("options", "engine_options", "classify_options")]
     lines = [line for file in files for line in file.read_text().splitlines()]
-    for field in fields(TrainOptions):
+    for field in (*fields(TrainOptions), *fields(ClassTrainOptions)):
         line = next(i for i, text in enumerate(lines) if text.startswith(f"    {field.name}: "))
         assert lines[line + 1].startswith('    """'), field.name
 

@@ -19,7 +19,8 @@ from train import TrainOptions, main, train
 from utils.errors import InputError, Stopped
 from utils.options import run_command
 from utils.training import engine, run
-from utils.training.checkpoint import command_defaults, find_run
+from utils.training.checkpoint import find_run
+from utils.training.options import command_defaults
 
 OPTIONS = {"cfg": "x.cfg", "data": "s.data", "epochs": 4, "batch_size": 8, "amp": "off", "device": "cpu"}
 KILLS = 10

@@ -21,9 +21,8 @@ from utils.evaluation.metrics import ClassMetrics, Metrics
 from utils.precision import choose_precision
 from utils.training import run
 from utils.training.autobatch import extrapolate
-from utils.training.checkpoint import command_defaults
 from utils.training.evolve import evolve
-from utils.training.options import with_hyp
+from utils.training.options import command_defaults, with_hyp
 from utils.training.stop import StopRequest
 from utils.training.trouble import explained
 

@@ -53,13 +53,14 @@ def load_classes(data: str, seed: int = 0, names: Sequence[str] | None = None) -
     """
     path = _embedded() if data == EMBEDDED and not Path(data).exists() else Path(data).expanduser().absolute()
     if path.is_dir():
-        parts = {key: folder for key in (*TRAIN, *VALID, *TEST) if (folder := path / key).is_dir()}
+        parts = {key: path / key for key in (*TRAIN, *VALID, *TEST) if class_folders(path / key)}
         rows = [row for key, folder in (parts or {"": path}).items() for row in _folder_rows(folder, key)]
+        folders = {folder.name for part in (parts or {"": path}).values() for folder in class_folders(part)}
     elif path.is_file():
-        rows = _csv_rows(path)
+        rows, folders = _csv_rows(path), set()
     else:
         raise DataError(f"{data}: no such folder or file; expected a folder a class, or a CSV file")
-    found = sorted({name for _, name, _ in rows}, key=_natural)
+    found = sorted({name for _, name, _ in rows} | folders, key=_natural)
     if names is not None and (unknown := [name for name in found if name not in names]):
         raise DataError(f"{data}: expected the classes {', '.join(names)}, got {', '.join(unknown)}")
     known = tuple(found if names is None else names)
@@ -74,9 +75,9 @@ def load_classes(data: str, seed: int = 0, names: Sequence[str] | None = None) -
     return whole if any(key for _, _, key in rows) else _hold_out(replace(whole, train=part(("",))), seed)
 
 
-def _natural(name: str) -> tuple[int, int, str]:
+def _natural(name: str) -> tuple[int, str]:
     """Numbers in their order, before words."""
-    return (0, int(name), name) if name.isdecimal() else (1, 0, name)
+    return (len(name.lstrip("0")), name) if name.isdecimal() else (1000, name)
 
 
 def _embedded() -> Path:
@@ -91,11 +92,17 @@ Row = tuple[Path, str, str]
 """Image, class, part (empty where the data has none)."""
 
 
+def class_folders(folder: Path) -> list[Path]:
+    """The folders in one, hidden ones aside; none where it is no folder."""
+    if not folder.is_dir():
+        return []
+    return sorted(each for each in folder.iterdir() if each.is_dir() and not each.name.startswith("."))
+
+
 def _folder_rows(folder: Path, part: str) -> list[Row]:
-    classes = sorted(each for each in folder.iterdir() if each.is_dir() and not each.name.startswith("."))
     rows = [
         (image, each.name, part)
-        for each in classes
+        for each in class_folders(folder)
         for image in sorted(each.rglob("*"))
         if image.suffix.lower() in IMAGE_SUFFIXES and image.is_file()
     ]
@@ -117,7 +124,9 @@ def _csv_rows(path: Path) -> list[Row]:
                     raise DataError(f"{path}:{number}: expected an image and its class, got {image!r} and {name!r}")
                 if part not in ("", *TRAIN, *VALID, *TEST):
                     raise DataError(f"{path}:{number}: split: expected train, valid or test, got {part!r}")
-                rows.append((path.parent / Path(image).expanduser(), name, part))
+                if not (path.parent / image).is_file():
+                    raise DataError(f"{path}:{number}: {path.parent / image}: no such file")
+                rows.append((path.parent / image, name, part))
     except (UnicodeDecodeError, csv.Error):
         raise DataError(f"{path}: not a CSV file in UTF-8") from None
     if not rows:

@@ -15,8 +15,7 @@ from utils.data.dataset import MAX_REPLACEMENTS, Skipped, batch_loader
 from utils.data.images import read_image
 from utils.data.sampler import Key, StepSampler
 from utils.errors import DataError
-from utils.letterbox import to_rgb
-from utils.network.backbone import IMAGENET_MEAN, IMAGENET_STD
+from utils.letterbox import IMAGENET_MEAN, IMAGENET_STD, to_rgb
 
 STRETCH = 1.2  # width to height of what is cut out, at most, and at least one to that
 GREY = [round(255 * mean) for mean in IMAGENET_MEAN]  # where a picture turned or moved leaves nothing
@@ -61,7 +60,7 @@ class ClassTrainingSet(Dataset[Item]):
         index = key.index
         seed = np.random.SeedSequence([self.seed, key.epoch, key.position]).generate_state(1, np.uint64)[0]
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(seed))
+            torch.default_generator.manual_seed(int(seed))  # of the CPU alone
             for _ in range(MAX_REPLACEMENTS):
                 try:
                     image = _read(self.samples[index])
@@ -75,11 +74,11 @@ class ClassTrainingSet(Dataset[Item]):
 
 
 class ClassEvaluationSet(Dataset[Any]):
-    """Samples as they are: the shorter side scaled to `size`, the middle of the longer one. None where unreadable."""
+    """Samples as they are, the square in their middle scaled to `size`. None for what cannot be read."""
 
     def __init__(self, samples: Sequence[ClassSample], size: int) -> None:
         self.samples = samples
-        self.transform = square(size)
+        self.size = size
         self.skipped = Skipped(len(samples))
 
     def __len__(self) -> int:
@@ -91,12 +90,13 @@ class ClassEvaluationSet(Dataset[Any]):
         except DataError as error:
             self.skipped.report(index, error)
             return None
-        return self.transform(image), self.samples[index].label, index
+        return square(image, self.size), self.samples[index].label, index
 
 
-def square(size: int) -> v2.Transform:
-    """(3, H, W) -> (3, size, size): scaled by the shorter side, the middle cut out."""
-    return v2.Compose([v2.Resize(size, antialias=True), v2.CenterCrop(size)])
+def square(image: Tensor, size: int) -> Tensor:
+    """(3, H, W) uint8 -> (3, size, size): the square in the middle, scaled."""
+    middle = v2.functional.center_crop(image, [min(image.shape[1:])])
+    return v2.functional.resize(middle, [size, size], antialias=True)
 
 
 def _read(sample: ClassSample) -> Tensor:

@@ -19,7 +19,7 @@ from utils.data.labels import Sample, load_samples, pixel_boxes, report
 from utils.errors import DataError
 from utils.files import whole_folder
 from utils.log import counted, progress, say, warn
-from utils.options import run_command
+from utils.options import check_at_least, run_command
 
 QUALITY = 95  # of the JPEG files
 
@@ -42,6 +42,7 @@ def crop(options: CropOptions) -> None:
     """Run the command. Raises `DataError` for bad input."""
     if not 0 <= options.margin <= 2:
         raise DataError(f"--margin {options.margin}: expected 0 to 2")
+    check_at_least(1, min_side=options.min_side)
     check_empty(options.destination)
     write_crops(options.data, options.destination, options.margin, options.min_side)
 
@@ -53,8 +54,10 @@ def write_crops(data: str, folder: Path, margin: float = 0.15, min_side: int = 8
     """
     spec = load_data(data)
     for name in spec.names:
-        if Path(name).name != name or name in {".", ".."}:
+        if Path(name).name != name or name.startswith("."):
             raise DataError(f"{spec.path}: class {name!r}: expected a name that a folder can have")
+    if len({name.casefold() for name in spec.names}) < len(spec.names):
+        raise DataError(f"{spec.path}: expected class names that differ in more than upper and lower case")
     parts = {"train": spec.train or spec.valid, "valid": spec.valid if spec.train and spec.valid != spec.train else ()}
     counts = dict.fromkeys(parts, 0)
     with whole_folder(folder) as partial:
@@ -62,8 +65,6 @@ def write_crops(data: str, folder: Path, margin: float = 0.15, min_side: int = 8
             if images:
                 samples, problems = load_samples(images, spec.num_classes, part)
                 report(problems)
-                for name in spec.names:
-                    (partial / part / name).mkdir(parents=True)
                 for number, sample in enumerate(progress(samples, f"cutting {part} crops", unit="image")):
                     counts[part] += _cut(sample, number, spec.names, partial / part, margin, min_side)
         if not counts["train"]:
@@ -89,6 +90,7 @@ def _cut(sample: Sample, number: int, names: tuple[str, ...], folder: Path, marg
         x1, y1 = np.rint(centre - half).clip(min=0).astype(int).tolist()
         x2, y2 = np.rint(centre + half).clip(max=(width, height)).astype(int).tolist()
         path = folder / names[int(label)] / f"{number:06d}_{index}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
         _, content = cv2.imencode(".jpg", image[y1:y2, x1:x2], [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
         content.tofile(path)
         written += 1

@@ -7,7 +7,7 @@ import numpy as np
 from torch import Tensor
 
 from utils.data.classification import ClassEvaluationSet
-from utils.evaluation.classification import Guesses, Width, confusion
+from utils.evaluation.classification import Predictions, Width, confusion
 from utils.evaluation.plots import draw_matrix
 from utils.figure import new_figure, save_figure
 
@@ -15,24 +15,24 @@ SHOWN = 16
 COLUMNS = 8
 
 
-def draw_class_confusion(path: Path, guesses: Guesses, names: Sequence[str]) -> None:
+def draw_class_confusion(path: Path, predictions: Predictions, names: Sequence[str]) -> None:
     """What the images of each class were taken for."""
-    title = f"of {len(guesses.labels):,}"
-    draw_matrix(path, confusion(guesses, len(names)), names, "Images", title, "taken for", "class")
+    title = f"of {len(predictions.labels):,}"
+    draw_matrix(path, confusion(predictions, len(names)), names, "Images", title, "taken for", "class")
 
 
-def draw_guesses(path: Path, guesses: Guesses, dataset: ClassEvaluationSet, names: Sequence[str]) -> None:
+def draw_least_sure(path: Path, predictions: Predictions, dataset: ClassEvaluationSet, names: Sequence[str]) -> None:
     """The 16 images whose own class got the least probability, each with its class and the first guess."""
-    if not len(guesses.labels):
+    if not len(predictions.labels):
         return
-    own = guesses.probabilities[np.arange(len(guesses.labels)), guesses.labels]
+    own = predictions.probabilities[np.arange(len(predictions.labels)), predictions.labels]
     tiles, words, right = [], [], []
     for place in np.argsort(own, kind="stable")[:SHOWN].tolist():
-        item = dataset[int(guesses.indices[place])]
+        item = dataset[int(predictions.indices[place])]
         if item is not None:
-            label, guess = int(guesses.labels[place]), int(guesses.probabilities[place].argmax())
+            label, guess = int(predictions.labels[place]), int(predictions.probabilities[place].argmax())
             tiles.append(item[0])
-            words.append(f"{names[label]}\nas {names[guess]} {guesses.probabilities[place, guess]:.2f}")
+            words.append(f"{names[label]}\nas {names[guess]} {predictions.probabilities[place, guess]:.2f}")
             right.append(label == guess)
     draw_tiles(path, tiles, words, "The images whose own class got the least probability (red: wrong)", right)
 

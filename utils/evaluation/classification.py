@@ -10,6 +10,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from utils.data.classification import Batch, normalize
+from utils.errors import WeightsError
 from utils.log import progress
 from utils.network.fuse import fuse
 
@@ -33,7 +34,7 @@ class ClassScores:
 
 
 @dataclass(frozen=True)
-class ClassMetrics:
+class ClassifierMetrics:
     """Shares of the images whose class is the first guess, or among the first five; cross-entropy in nats."""
 
     top1: float
@@ -43,7 +44,7 @@ class ClassMetrics:
     classes: dict[str, ClassScores]
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "ClassMetrics":
+    def from_dict(cls, values: dict[str, Any]) -> "ClassifierMetrics":
         """From what `dataclasses.asdict` made of one."""
         return cls(**{**values, "classes": {name: ClassScores(**one) for name, one in values["classes"].items()}})
 
@@ -61,15 +62,19 @@ class ClassMetrics:
 
 
 @dataclass(frozen=True)
-class Guesses:
+class Predictions:
     """Of N images: probabilities (N, C) float32, the true classes (N,), and which samples they are (N,)."""
 
     probabilities: np.ndarray
     labels: np.ndarray
     indices: np.ndarray
 
+    def placed(self, rank: int, world: int) -> "Predictions":
+        """With indices into all samples, of which this rank had every `world`th from `rank` on."""
+        return Predictions(self.probabilities, self.labels, self.indices * world + rank)
+
     @classmethod
-    def joined(cls, parts: Sequence["Guesses"]) -> "Guesses":
+    def joined(cls, parts: Sequence["Predictions"]) -> "Predictions":
         """Several as one."""
         columns = zip(*((part.probabilities, part.labels, part.indices) for part in parts), strict=True)
         return cls(*(np.concatenate(column) for column in columns))
@@ -82,29 +87,33 @@ def classify(
     dtype: torch.dtype | None,
     description: str,
     check: Callable[[], None] = lambda: None,
-) -> Guesses:
+) -> Predictions:
     """Run a classifier (in eval mode) over a loader's images that can be read. `check` is called after each batch."""
     device = next(model.parameters()).device
     model = fuse(model)
-    parts = [Guesses(np.zeros((0, num_classes), np.float32), np.zeros(0, int), np.zeros(0, int))]
+    parts = [Predictions(np.zeros((0, num_classes), np.float32), np.zeros(0, int), np.zeros(0, int))]
     for batch in progress(loader, description, unit="batch"):
         if batch is not None:
             images, labels, indices = batch
             with torch.inference_mode(), torch.autocast(device.type, dtype, enabled=dtype is not None):
                 logits = model(normalize(images.to(device)))
-            parts.append(Guesses(logits.float().softmax(1).cpu().numpy(), labels.numpy(), np.array(indices)))
+            probabilities = logits.float().softmax(1).cpu().numpy()
+            if not np.isfinite(probabilities).all():
+                raise WeightsError("the network's outputs are not finite numbers: its weights are damaged")
+            parts.append(Predictions(probabilities, labels.numpy(), np.array(indices)))
         check()
-    return Guesses.joined(parts)
+    return Predictions.joined(parts)
 
 
-def measure_classes(guesses: Guesses, names: Sequence[str]) -> ClassMetrics:
+def measure_classes(predictions: Predictions, names: Sequence[str]) -> ClassifierMetrics:
     """Accuracy over all images, and each class's figures."""
-    count = len(guesses.labels)
+    count = len(predictions.labels)
     if not count:
-        return ClassMetrics(0.0, 0.0, 0.0, 0, {name: ClassScores(None, None, 0) for name in names})
-    own = guesses.probabilities[np.arange(count), guesses.labels][:, None]
-    ranks = (guesses.probabilities > own).sum(axis=1)  # of the true class, 0 is the first
-    matrix = confusion(guesses, len(names))
+        return ClassifierMetrics(0.0, 0.0, 0.0, 0, {name: ClassScores(None, None, 0) for name in names})
+    own = predictions.probabilities[np.arange(count), predictions.labels]
+    order = np.argsort(-predictions.probabilities, axis=1, kind="stable")
+    ranks = (order == predictions.labels[:, None]).argmax(axis=1)  # of the true class, 0 is the first
+    matrix = confusion(predictions, len(names))
     images, taken, right = matrix.sum(axis=1), matrix.sum(axis=0), matrix.diagonal()
     classes = {
         name: ClassScores(
@@ -115,12 +124,12 @@ def measure_classes(guesses: Guesses, names: Sequence[str]) -> ClassMetrics:
         for i, name in enumerate(names)
     }
     loss = float(-np.log(np.maximum(own, 1e-12)).mean())
-    return ClassMetrics(float(right.sum() / count), float((ranks < TOP).mean()), loss, count, classes)
+    return ClassifierMetrics(float(right.sum() / count), float((ranks < TOP).mean()), loss, count, classes)
 
 
-def confusion(guesses: Guesses, num_classes: int) -> np.ndarray:
-    """(C, C) counts: rows are the true classes, columns the first guesses."""
-    pairs = guesses.labels * num_classes + guesses.probabilities.argmax(axis=1)
+def confusion(predictions: Predictions, num_classes: int) -> np.ndarray:
+    """(C, C) counts: rows are the true classes, columns the first predictions."""
+    pairs = predictions.labels * num_classes + predictions.probabilities.argmax(axis=1)
     return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 

@@ -64,9 +64,13 @@ def draw_matrix(
         axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
         places = range(len(names))
         axes.set_xticks(
-            places, names, rotation=90 if len(names) > 8 else 30, ha="right" if len(names) <= 8 else "center"
+            places,
+            names,
+            rotation=90 if len(names) > 8 else 30,
+            ha="right" if len(names) <= 8 else "center",
+            parse_math=False,
         )
-        axes.set_yticks(places, names)
+        axes.set_yticks(places, names, parse_math=False)
         axes.set(title=f"{head},\n{title}", xlabel=xlabel, ylabel=ylabel)
         if len(names) <= WRITTEN_CELLS + 1:
             _write_cells(axes, values, shares, form)

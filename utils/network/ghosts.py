@@ -11,9 +11,11 @@ from utils.network.blocks import ConvolutionalOptions
 from utils.network.cfg import NetOptions, Options, format_section, option, parse_cfg, typed
 from utils.network.joins import RouteOptions, ShortcutOptions
 from utils.network.registry import ACTIVATION_NAMES, INPUT, Part
+from utils.options import MAX_SIZE
 
 Variant = Literal["paper", "release", "v2"]
 """Of GhostNet as a whole, see `ghost.GhostNet`."""
+LEAST_WIDTH, MOST_WIDTH = 0.05, 4.0  # multipliers of a classifier that is read from a file
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,7 @@ class GhostNetOptions(Options):
     """[ghostnet]: a whole classifier, which is no part of a detector."""
 
     variant: str = option("release", choices=get_args(Variant))
-    width_mult: float = option(1.0, minimum=0.05)
+    width_mult: float = option(1.0, minimum=LEAST_WIDTH)
     classes: int = option(1000, minimum=1)
 
 
@@ -158,5 +160,7 @@ def parse_classifier(text: str, path: str) -> tuple[Variant, float, int]:
     sections = parse_cfg(text, path)
     if [section.kind for section in sections] != ["net", "ghostnet"]:
         raise CfgError(f"{path}: expected a classifier; this is a detector, for test.py and detect.py")
-    kind = typed(sections[1], GhostNetOptions)[0]
-    return cast(Variant, kind.variant), kind.width_mult, typed(sections[0], NetOptions)[0].width
+    kind, net = typed(sections[1], GhostNetOptions)[0], typed(sections[0], NetOptions)[0]
+    if kind.width_mult > MOST_WIDTH or net.width > MAX_SIZE:
+        raise CfgError(f"{path}: expected at most {MOST_WIDTH:g} times the width, and inputs of {MAX_SIZE} pixels")
+    return cast(Variant, kind.variant), kind.width_mult, net.width

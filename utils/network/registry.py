@@ -2,7 +2,7 @@
 
 A new kind is one options dataclass and one builder, in one file:
 
-    @block("ghost", GhostOptions)
+    @block("ghost", options=GhostOptions)
     def build_ghost(options: GhostOptions, in_channels: tuple[int, ...]) -> Block: ...
 """
 

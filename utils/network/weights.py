@@ -223,5 +223,7 @@ def load_tensors(model: nn.Module, tensors: dict[str, Tensor], path: str | Path,
                 f"{path}: {name}: expected shape {tuple(own[name].shape)}, got {tuple(tensors[name].shape)}; "
                 "is it from another cfg or class count? A training run's own cfg is the model.cfg beside its weights"
             )
+        if not tensors[name].isfinite().all():
+            raise WeightsError(f"{path}: damaged: some values of {name} are not finite numbers")
     model.load_state_dict({**own, **{name: tensors[name] for name in wanted}})
     return len(wanted)

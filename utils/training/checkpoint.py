@@ -18,7 +18,6 @@ from utils.network.weights import Checkpoint, read_checkpoint
 from utils.training.engine import Totals, Trainee
 from utils.training.engine_options import EngineOptions
 from utils.training.history import EpochRecord
-from utils.training.options import TrainOptions, read_hyp
 
 O = TypeVar("O", bound=EngineOptions)
 
@@ -98,10 +97,12 @@ def reopen(path: Path, given: O, explicit: bool = False) -> tuple[Checkpoint, O]
     """A stopped training's checkpoint and the options it was started with, those of the machine as given now.
 
     Raises WeightsError or InputError, also for other options than these: a resumed training is the one it was. Options
-    that have their default count as not given, unless all were given on purpose (`explicit`: see `command_defaults`).
+    that have their default count as not given, unless all were given on purpose (`explicit`: see `resumed_options`).
     """
     checkpoint = read_checkpoint(path)
     options = stored_options(path, checkpoint, type(given))
+    flags = [f"--{name}" for name in MACHINE if hasattr(given, name)]
+    machine = f"{', '.join(flags[:-1])} and {flags[-1]}"
     for each in fields(given):
         name, value, old = each.name, getattr(given, each.name), getattr(options, each.name)
         if name in (*MACHINE, "resume") or value == old or (value == each.default and not explicit):
@@ -109,7 +110,7 @@ def reopen(path: Path, given: O, explicit: bool = False) -> tuple[Checkpoint, O]
         flag = name.replace("_", "-")
         raise InputError(
             f"--resume with --{flag} {value}: this training was started with {'none' if old is None else old} "
-            "and keeps it; only --device, --workers and --cache can be changed"
+            f"and keeps it; only {machine} can be changed"
         )
     if not os.access(path.parent, os.W_OK):
         raise InputError(f"--resume: expected to write into {path.parent}, which is not allowed")
@@ -128,19 +129,16 @@ def stored_options(path: Path, checkpoint: Checkpoint, kind: type[O]) -> O:
         ) from None
 
 
-def command_defaults(arguments: list[str]) -> TrainOptions:
-    """The defaults of a command line, so that what stands on it comes first.
-
-    With --resume they are the stopped training's options, with --hyp that file's.
-    """
-    resume, hyp = (_value_of(flag, arguments) for flag in ("--resume", "--hyp"))
-    if resume is not None:
-        path = find_run(resume)
-        return stored_options(path, read_checkpoint(path), TrainOptions)
-    return TrainOptions() if hyp is None else replace(TrainOptions(), **read_hyp(hyp))
+def resumed_options(arguments: list[str], kind: type[O], parent: str) -> O | None:
+    """The stopped training's options where a command line has --resume, so that what else stands on it comes first."""
+    where = value_of("--resume", arguments)
+    if where is None:
+        return None
+    path = find_run(where, parent)
+    return stored_options(path, read_checkpoint(path), kind)
 
 
-def _value_of(flag: str, arguments: list[str]) -> str | None:
+def value_of(flag: str, arguments: list[str]) -> str | None:
     """What a command line gives a flag: `FLAG VALUE` or `FLAG=VALUE`."""
     for argument, following in zip(arguments, [*arguments[1:], None], strict=True):
         name, equals, value = argument.partition("=")

@@ -13,13 +13,13 @@ from torchvision.transforms import v2
 from utils.data.classes import ClassSample
 from utils.data.classification import ClassEvaluationSet, class_evaluation_loader, class_training_loader, normalize
 from utils.data.classification import collate as collate_classes
-from utils.evaluation.class_plots import SHOWN, draw_class_confusion, draw_guesses, draw_tiles
-from utils.evaluation.classification import ClassMetrics, Guesses, classify, measure_classes
+from utils.errors import DataError
+from utils.evaluation.class_plots import SHOWN, draw_class_confusion, draw_least_sure, draw_tiles
+from utils.evaluation.classification import ClassifierMetrics, Predictions, classify, measure_classes
 from utils.training.history import EpochRecord, Panel
 from utils.training.run import Run
 
-DRAWN_BATCHES = 3
-NOT_MEASURED = ClassMetrics(0.0, 0.0, 0.0, 0, {})  # what other ranks hand in: rank 0 measures
+NOT_MEASURED = ClassifierMetrics(0.0, 0.0, 0.0, 0, {})  # what other ranks hand in: rank 0 measures
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,9 @@ class ClassRun(Run):
     RECORD = ClassRecord
 
     settings: ClassSettings
+    found: Predictions | None = None
+    """Of the epoch that was measured last, on all validation images; rank 0's alone."""
+    best_found: Predictions | None = None
 
     @property
     def network(self) -> str:
@@ -96,8 +99,8 @@ class ClassRun(Run):
 
     def write_start(self) -> None:
         """Pictures of the first batches, as they are before mixing."""
-        for number, keys in zip(range(DRAWN_BATCHES), self.sampler, strict=False):
-            batch = collate_classes([self.dataset[key] for key in keys])
+        for number, items in self.first_items():
+            batch = collate_classes(items)
             assert batch is not None
             words = [self.model.names[label] for label in batch[1].tolist()[:SHOWN]]
             draw_tiles(
@@ -115,31 +118,41 @@ class ClassRun(Run):
         """Images as they are."""
         return self.settings.loader(mine)
 
-    def measure(self, mine: Sequence[ClassSample], checks: DataLoader[Any] | None) -> ClassMetrics:
-        """Accuracy."""
-        parts = self.ranks.gather(None if checks is None else self.guesses(checks, "validation"))
-        if not self.ranks.first:
-            return self.ranks.share(NOT_MEASURED)
-        return self.ranks.share(measure_classes(Guesses.joined([part for part in parts if part]), self.model.names))
+    def measure(self, mine: Sequence[ClassSample], checks: DataLoader[Any] | None) -> ClassifierMetrics:
+        """Accuracy. Raises DataError when not one image can be read."""
+        part = None
+        if checks is not None:
+            model = self.trainee.average.model
+            part = classify(
+                model, len(self.model.names), checks, self.settings.dtype, "validation", self.check_alone
+            ).placed(self.ranks.rank, self.ranks.world)
+        parts = self.ranks.gather(part)
+        if self.ranks.first:
+            self.found = Predictions.joined([part for part in parts if part is not None])
+        metrics = self.ranks.share(measure_classes(self.found, self.model.names) if self.found else NOT_MEASURED)
+        if not metrics.images:
+            raise DataError(f"{self.options.data}: none of {len(self.valid):,} validation images can be read")
+        return metrics
 
-    def guesses(self, checks: DataLoader[Any], description: str) -> Guesses:
-        """The averaged weights' guesses."""
-        model = self.trainee.average.model
-        return classify(model, len(self.model.names), checks, self.settings.dtype, description, self.check_alone)
-
-    def scores(self, metrics: ClassMetrics | None) -> dict[str, float | None]:
+    def scores(self, metrics: ClassifierMetrics | None) -> dict[str, float | None]:
         """Loss and accuracy."""
         if metrics is None:
             return dict.fromkeys(("valid_loss", "top1", "top5"))
         return {"valid_loss": metrics.loss, "top1": metrics.top1, "top5": metrics.top5}
 
-    def restored(self, best: dict[str, Any]) -> ClassMetrics:
+    def restored(self, best: dict[str, Any]) -> ClassifierMetrics:
         """Accuracy from its plain values."""
-        return ClassMetrics.from_dict(best)
+        return ClassifierMetrics.from_dict(best)
+
+    def write_best(self) -> None:
+        """And keep what it found, to be drawn."""
+        super().write_best()
+        self.best_found = self.found
 
     def write_end(self, checks: DataLoader[Any]) -> None:
-        """The confusion matrix, and the images that are most surely wrong."""
-        guesses, dataset = self.guesses(checks, "drawing"), checks.dataset
-        assert isinstance(dataset, ClassEvaluationSet)
-        draw_class_confusion(self.folder / "confusion.png", guesses, self.model.names)
-        draw_guesses(self.folder / "predictions.jpg", guesses, dataset, self.model.names)
+        """The confusion matrix of the best epoch (of those since a stop), and the images that it is least sure of."""
+        found = self.best_found or self.found
+        if found is not None:
+            draw_class_confusion(self.folder / "confusion.png", found, self.model.names)
+            dataset = ClassEvaluationSet(self.valid, self.settings.size)
+            draw_least_sure(self.folder / "predictions.jpg", found, dataset, self.model.names)

@@ -18,7 +18,6 @@ from utils.training.history import Panel, Record
 from utils.training.pictures import draw_batch
 from utils.training.run import Run
 
-DRAWN_BATCHES = 3
 SHOWN_CONFIDENCE = 0.25  # of the predictions that are drawn
 NOT_MEASURED = Metrics(0.0, 0.0, 0, 0, {})  # what other ranks hand in: rank 0 measures
 
@@ -45,8 +44,8 @@ class DetectionRun(Run):
         write_text(self.folder / "model.names", "\n".join(self.model.names) + "\n")
         anchors = all_anchors(self.model.graph)
         draw_labels(self.folder / "labels.png", self.dataset.samples, self.model.names, self.settings.size, anchors)
-        for number, keys in zip(range(DRAWN_BATCHES), self.sampler, strict=False):
-            images, targets, _ = collate_training([self.dataset[key] for key in keys])
+        for number, items in self.first_items():
+            images, targets, _ = collate_training(items)
             draw_batch(self.folder / f"train_batch{number}.jpg", images, targets, self.model.names)
 
     def training_loader(self, pin: bool) -> DataLoader[Any]:

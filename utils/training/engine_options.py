@@ -33,7 +33,7 @@ class EngineOptions:
     name: str = "exp"
     """Results go to PROJECT/NAME (NAME-2 ... where it exists)."""
     project: str | None = None
-    """Folder of the results' folder (default: runs/train, or runs/evolve with --evolve)."""
+    """Folder of the results' folder (default: runs/ and what the command does)."""
     resume: str | None = None
     """Go on with a stopped training: `last` (the newest run), its folder or its last.pt; all else is as it was."""
     optimizer: OptimizerName = "muon"
@@ -43,7 +43,7 @@ class EngineOptions:
     momentum: float = 0.9
     """Of Muon and SGD, and AdamW's first beta."""
     weight_decay: float | None = None
-    """On convolution weights only (default: 0.01 for muon and adamw, 0.0005 for sgd)."""
+    """On the weights of convolutions and linear layers only (default: 0.01 for muon and adamw, 0.0005 for sgd)."""
     schedule: ScheduleName = "cosine"
     """How the learning rate falls: cosine, linear or one-cycle."""
     final_lr: float = 0.05
@@ -55,9 +55,9 @@ class EngineOptions:
     average: float = 0.998
     """Decay of the moving average of the weights, which is what is measured and saved (0: no average)."""
     patience: int = 0
-    """Stop after N epochs without a better AP (0: never)."""
+    """Stop after N epochs without a better score (0: never)."""
     noval: bool = False
-    """Measure AP after the last epoch only."""
+    """Measure after the last epoch only."""
     save_period: int = 0
     """Keep the weights of every N-th epoch as epochN.pt, too (0: none)."""
     tensorboard: bool = False

@@ -22,10 +22,11 @@ NEWTON_SCHULZ = (
 def make_optimizer(
     model: nn.Module, name: OptimizerName, lr: float, momentum: float, decay: float
 ) -> torch.optim.Optimizer:
-    """An optimizer of the trainable parameters; weight decay on convolution weights only (the 4-dimensional ones)."""
+    """An optimizer of the trainable parameters; weight decay on the weights of convolutions and linear layers only."""
+    kernels = {module.weight for module in model.modules() if isinstance(module, nn.Conv2d | nn.Linear)}
     weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    decayed = [parameter for parameter in weights if parameter.ndim == 4]
-    others = [parameter for parameter in weights if parameter.ndim != 4]
+    decayed = [parameter for parameter in weights if parameter in kernels]
+    others = [parameter for parameter in weights if parameter not in kernels]
     groups: list[dict[str, Any]] = [
         {"params": decayed, "weight_decay": decay},
         {"params": others, "weight_decay": 0.0},
@@ -34,8 +35,8 @@ def make_optimizer(
         return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0)
     if name == "adamw":
         return torch.optim.AdamW(groups, lr=lr, betas=(momentum, 0.999))
-    full = [parameter for parameter in decayed if parameter.shape[1] > 1]  # not depthwise
-    groups[0]["params"] = [parameter for parameter in decayed if parameter.shape[1] == 1]
+    full = [parameter for parameter in decayed if parameter.ndim == 4 and parameter.shape[1] > 1]  # not depthwise
+    groups[0]["params"] = [parameter for parameter in decayed if parameter.ndim == 2 or parameter.shape[1] == 1]
     return Muon([{"params": full, "weight_decay": decay, "orthogonal": True}, *groups], lr=lr, momentum=momentum)
 
 

@@ -8,6 +8,7 @@ from utils.data.augment import Augmentation
 from utils.data.cache import CacheMode
 from utils.errors import InputError
 from utils.files import find_file
+from utils.training.checkpoint import resumed_options, value_of
 from utils.training.engine_options import EngineOptions, Rule, check_type, check_values
 from utils.training.loss import AssignMode, LossOptions
 from utils.yamlfile import read_yaml
@@ -189,6 +190,17 @@ def _as_command_line(value: Any, wanted: Any) -> Any:
         except ValueError:
             return value
     return str(value) if type(value) is int and str in kinds and int not in kinds else value
+
+
+def command_defaults(arguments: list[str]) -> TrainOptions:
+    """The defaults of a command line, so that what stands on it comes first.
+
+    With --resume they are the stopped training's options, with --hyp that file's.
+    """
+    resumed, hyp = resumed_options(arguments, TrainOptions, "runs/train"), value_of("--hyp", arguments)
+    if resumed is not None:
+        return resumed
+    return TrainOptions() if hyp is None else replace(TrainOptions(), **read_hyp(hyp))
 
 
 def with_hyp(options: TrainOptions) -> TrainOptions:

@@ -27,6 +27,7 @@ from utils.training.engine import Totals, Trainee, train_one_epoch
 from utils.training.history import Board, EpochRecord, Panel, draw_history, write_csv
 from utils.training.stop import StopRequest
 
+DRAWN_BATCHES = 3
 REDRAW_SECONDS = 20  # between two drawings of the curves, which take half a second
 
 
@@ -121,6 +122,11 @@ class Run(ABC):
         write_text(self.folder / "options.json", json.dumps(asdict(self.options), indent=2) + "\n")
         self.write_start()
         self.save()
+
+    def first_items(self) -> Iterator[tuple[int, list[Any]]]:
+        """The items of the first three batches, numbered."""
+        for number, keys in zip(range(DRAWN_BATCHES), self.sampler, strict=False):
+            yield number, [self.dataset[key] for key in keys]
 
     def resume(self, checkpoint: Checkpoint) -> None:
         """Set everything back to where the checkpoint was made."""
@@ -274,9 +280,9 @@ class Run(ABC):
         assert self.progress.best is not None
         metrics = self.restored(self.progress.best)
         if self.ranks.first and checks is not None:
+            self.save(finished=True)
             self.draw()
             self.write_end(checks)
-            self.save(finished=True)
         say(metrics.table())
         say(f"best epoch {self.progress.best_epoch}: {metrics}; results in {self.folder}")
         return TrainResult(self.folder, self.progress.best_epoch, metrics)

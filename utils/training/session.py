@@ -12,16 +12,19 @@ from torch import nn
 
 from utils.errors import InputError, Stopped
 from utils.log import counted
-from utils.precision import spare_depthwise
+from utils.network.depthwise import spare_depthwise
 from utils.training.checkpoint import O, find_run, reopen
 from utils.training.distributed import Ranks, join_ranks
 from utils.training.engine import Trainee
 from utils.training.guard import Guard
+from utils.training.history import check_board
 from utils.training.optimizers import make_optimizer
 from utils.training.run import Callback, Run, TrainResult
 from utils.training.schedule import Average, Schedule, ScheduleOptions
 from utils.training.stop import stop_on_signal
 from utils.training.trouble import explained
+
+LARGE = 1_000_003  # between the seeds of ranks
 
 
 def conduct(
@@ -44,7 +47,11 @@ def conduct(
         checkpoint, options = reopen(file, options)
         folder = file.parent
     options = check(options)
+    if options.tensorboard:
+        check_board()
     with join_ranks(options.device) as (ranks, device), stop_on_signal() as stop:
+        if options.sync_bn and ranks.world > 1 and not device.startswith("cuda"):
+            raise InputError("--sync-bn: expected GPUs")
         with explained(options.batch_size, stop):
             run = prepare(replace(options, device=device), ranks, stop, checkpoint, folder)
             run.options = replace(run.options, device=options.device)  # as asked for: rank 0's own GPU is no choice
@@ -52,6 +59,8 @@ def conduct(
                 run.start()
             else:
                 run.resume(checkpoint)
+            if not ranks.first:  # each rank drops and mixes by a chance of its own
+                torch.manual_seed(options.seed + ranks.rank * LARGE + run.progress.epoch)
         try:
             with explained(run.options.batch_size, stop):
                 return run.all_epochs(callback)
