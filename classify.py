@@ -8,6 +8,7 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,7 +16,7 @@ import torch
 import tyro
 
 from ghost import GhostNet, net_of
-from utils.data.classes import ClassData, load_classes
+from utils.data.classes import ClassData, listed, load_classes
 from utils.data.classification import ClassTrainingSet, normalize, square, to_planes
 from utils.data.sampler import StepSampler
 from utils.data.sources import open_source
@@ -23,8 +24,8 @@ from utils.errors import DataError, InputError, WeightsError
 from utils.evaluation.class_plots import draw_class_confusion, draw_least_sure, draw_widths
 from utils.evaluation.classification import TOP, ClassifierMetrics, Width, classify, measure_classes, width_table
 from utils.files import find_file, new_run_folder, whole_file, write_text
-from utils.log import counted, say
-from utils.network.backbone import read_state
+from utils.log import counted, say, warn
+from utils.network.backbone import CLASSIFIER, read_state
 from utils.network.fuse import fuse
 from utils.network.ghosts import Variant, classifier_cfg, parse_classifier
 from utils.network.speed import inference_pass, time_in_turns
@@ -45,6 +46,7 @@ RUNS = "runs/classify"
 DEFAULT_WIDTH, DEFAULT_SIZE = 0.5, 64
 PUBLISHED_SIZE = 224  # input side of the published networks
 ROUNDS = 11  # of timing
+FEW_STEPS = 300  # in a whole training
 
 
 class Classifier(GhostNet):
@@ -75,7 +77,7 @@ def load_classifier(weights: str | Path) -> Classifier:
     A bare name is found in weights/. Published networks have no class names: theirs are class_0 and so on.
     """
     file = find_file(weights, "weights", WeightsError)
-    if file.suffix != ".safetensors" and is_own(read_content(file)):
+    if file.suffix != ".safetensors" and is_own(read_content(file, CLASSIFIER)):
         checkpoint = read_checkpoint(file)
         variant, width, size = parse_classifier(checkpoint.cfg, f"the cfg inside {file}")
         if not checkpoint.names:
@@ -118,6 +120,8 @@ def prepare(
     """Everything a training needs, built and checked. Nothing is written but a new run folder, unless one is given."""
     device = choose_device(options.device)
     seed_everything(options.seed, device)
+    if device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:  # small steps wait long for a core in use
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) - options.workers))
     dtype = choose_precision(options.amp, device)
     data = load_classes(options.data, options.seed, None if checkpoint is None else checkpoint.names)
     check_parts(data, options.data)
@@ -135,6 +139,11 @@ def prepare(
     say(f"{device}, {precision_words(dtype)}" + (f", {ranks.world} processes" if ranks.world > 1 else ""))
     dataset = ClassTrainingSet(data.train, size, options.augmentation(), options.seed)
     sampler = StepSampler(len(data.train), own_batch, (size, size), options.seed, ranks.rank, ranks.world)
+    if sampler.steps * options.epochs < FEW_STEPS:
+        warn(
+            f"{counted(sampler.steps * options.epochs, 'step')} in all, which is little to learn from: "
+            "take a smaller --batch-size or more --epochs"
+        )
     if folder is None:
         folder = ranks.share(new_run_folder(options.project or RUNS, options.name) if ranks.first else Path())
     criterion = ClassLoss(options.label_smoothing)
@@ -162,9 +171,11 @@ def check_parts(data: ClassData, name: str) -> None:
     known = {sample.label for sample in data.train}
     missing = [data.names[index] for index in range(len(data.names)) if index not in known]
     if missing or not data.valid:
-        got = f"none of {', '.join(missing)}" if missing else "no validation images"
+        got = f"none of {listed(missing)}" if missing else "no validation images"
         raise DataError(f"{name}: expected training images of each class, and validation images; got {got}")
-    held = ", held out of them by --seed: its folder or CSV has no parts" if data.chosen else ""
+    for index in sorted(known - {sample.label for sample in data.valid}):
+        warn(f"{name}: no validation images of {data.names[index]}")
+    held = " (a fifth, held out by --seed: the data has no validation part)" if data.chosen else ""
     say(
         f"{data.path.name}: {counted(len(data.names), 'class', 'classes')}, "
         f"{counted(len(data.train), 'training image')}, {counted(len(data.valid), 'validation image')}{held}"
@@ -210,8 +221,10 @@ class ClassValOptions:
 
     weights: str
     """A .pt by classify.py, or a published GhostNet."""
-    data: str = "shapes"
-    """A folder with train/CLASS/ and valid/CLASS/, or a CSV file; of data without parts, all of it."""
+    data: str
+    """A folder with train/CLASS/ and valid/CLASS/, or CLASS/ alone, or a CSV file; shapes: the embedded shapes."""
+    seed: int = 0
+    """Of the training: by it a fifth was held out where the data has no validation part."""
     part: str = "valid"
     """Which images: train, valid or test."""
     batch_size: int = 32
@@ -232,12 +245,12 @@ def validate(options: ClassValOptions) -> ClassifierMetrics:
     device = choose_device(options.device)
     model = load_classifier(options.weights)
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    data = load_classes(options.data, names=model.names)
-    samples = (*data.train, *data.valid) if data.chosen else getattr(data, options.part)
+    data = load_classes(options.data, options.seed, model.names)
+    samples = getattr(data, options.part)
     if not samples:
         raise DataError(f"{options.data}: expected {options.part} images, got none")
     if data.chosen:
-        say(f"{options.data} has no parts: all of its images are measured, those of a training among them")
+        say(f"{options.data} has no validation part: a fifth is held out by --seed {options.seed}, as in a training")
     folder = new_run_folder("runs/classify-val", options.name)
     loader = ClassSettings(model.img_size, options.batch_size, options.workers, None).loader(samples)
     predictions = classify(model, model.num_classes, loader, None, "classifying")
@@ -291,11 +304,11 @@ def predict(options: PredictOptions) -> Iterator[tuple[str, list[tuple[str, floa
 def print_predictions(options: PredictOptions) -> None:
     """Print each picture's first five classes, and write them as predictions.csv, also when it is stopped."""
     results = predict(options)
-    folder = new_run_folder("runs/classify-predict", options.name)
     rows: list[tuple[Any, ...]] = []
-    pictures = 0
+    pictures, first = 0, next(results)  # an error before the folder
+    folder = new_run_folder("runs/classify-predict", options.name)
     try:
-        for path, best in results:
+        for path, best in chain([first], results):
             say(f"{path}: " + ", ".join(f"{name} {value:.3f}" for name, value in best))
             rows += [(path, rank, name, f"{value:.6f}") for rank, (name, value) in enumerate(best, start=1)]
             pictures += 1

@@ -17,7 +17,7 @@ each position look along its row and its column, by decoupled fully connected at
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 import torch.nn.functional as F
@@ -230,6 +230,8 @@ class GhostNet(nn.Module):
         self, num_classes: int = 1000, width_mult: float = 1.0, variant: Variant = "paper", dropout: float = 0.2
     ) -> None:
         super().__init__()
+        if variant not in get_args(Variant):
+            raise ValueError(f"variant={variant!r}: expected one of {', '.join(get_args(Variant))}")
         if width_mult <= 0 or num_classes < 1:
             raise ValueError(f"width_mult={width_mult}, num_classes={num_classes}: expected numbers above 0")
 

@@ -31,6 +31,10 @@ def randomise(model: nn.Module, seed: int = 0) -> None:
                 module.weight.copy_(torch.randn(module.weight.shape, generator=generator) * (1.5 / fan_in) ** 0.5)
                 if module.bias is not None:
                     module.bias.copy_(torch.randn(module.bias.shape, generator=generator) * 0.1)
+            if isinstance(module, nn.Linear):  # of squeeze and excitation: neither dead nor saturated
+                size = module.weight.shape
+                module.weight.copy_(torch.rand(size, generator=generator) / size[1])
+                module.bias.copy_(torch.rand(module.bias.shape, generator=generator) * 0.2 + 0.2)
             if isinstance(module, nn.BatchNorm2d):
                 module.weight.copy_(torch.rand(module.weight.shape, generator=generator) + 0.5)
                 module.bias.copy_(torch.randn(module.bias.shape, generator=generator) * 0.1)

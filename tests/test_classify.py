@@ -157,7 +157,7 @@ def test_weights_of_other_classes_give_all_but_the_last_layer(
     start = replace(SMALL, data="two.csv", width=None, img_size=None, weights=str(trained / "best.pt"), epochs=1)
     result = train(start)
     out = capsys.readouterr().out
-    assert "all but the last layer" in out and "held out of them" in out
+    assert "all but the last layer" in out and "held out by --seed" in out
     assert load_classifier(result.folder / "best.pt").names == ["False", "True"]
     with pytest.raises(InputError, match=r"--width 0.5: .*best.pt has 0.1; leave it out"):
         train(replace(start, width=0.5))
@@ -245,7 +245,7 @@ def test_networks_of_the_other_kind_are_refused(trained: Path, folder: Path, tmp
         ("train --data set --mixup -1", "--mixup -1.0: expected 0 or more"),
         ("train --data set/train/red", "expected a folder for each class"),
         ("train --resume last", "--resume last: expected a training under runs/classify, found none"),
-        ("val --weights none.pt", "none.pt: no such file"),
+        ("val --weights none.pt --data set", "none.pt: no such file"),
         ("predict --weights none.pt --source set", "none.pt: no such file"),
         ("widths --widths 7 --data set", "--width 7.0: expected 0.1 to 3"),
         ("widths --data nothing", "nothing: no such folder or file"),

@@ -146,6 +146,8 @@ def test_ghosts_past_the_channels_are_cut_off() -> None:
     assert GhostModule(3, 7, ratio=3).eval()(torch.rand(1, 3, 4, 4)).shape == (1, 7, 4, 4)
     with pytest.raises(ValueError, match="ratio=1: expected at least 2"):
         GhostModule(3, 7, ratio=1)
+    with pytest.raises(ValueError, match="variant='V2': expected one of paper, release, v2"):
+        GhostNet(variant="V2")
     for arguments in ({"width_mult": 0}, {"num_classes": 0}):
         with pytest.raises(ValueError, match="expected numbers above 0"):
             GhostNet(**arguments)

@@ -25,8 +25,8 @@ def found(data: ClassData, part: str) -> list[tuple[str, str]]:
 
 
 def test_a_folder_with_parts(tmp_path: Path) -> None:
-    make_folder(tmp_path, {"train/b": 2, "train/a": 1, "val/a": 1, "test/b": 1, ".hidden/c": 1})
-    (tmp_path / "train" / "a" / "notes.txt").write_text("x")
+    make_folder(tmp_path, {"Train/b": 2, "Train/a": 1, "validation/a": 1, "test/b": 1, ".hidden/c": 1})
+    (tmp_path / "Train" / "a" / "notes.txt").write_text("x")
     data = load_classes(str(tmp_path))
     assert data.names == ("a", "b") and not data.chosen
     assert found(data, "train") == [("0.png", "a"), ("0.png", "b"), ("1.png", "b")]
@@ -42,6 +42,9 @@ def test_a_fifth_of_each_class_is_held_out_where_there_are_no_parts(tmp_path: Pa
     assert len(data.train) + len(data.valid) == 28
     assert not {s.image for s in data.train} & {s.image for s in data.valid}
     assert load_classes(str(tmp_path)) == data != load_classes(str(tmp_path), seed=1)
+    (tmp_path / "b" / "train").mkdir(parents=True)
+    make_folder(tmp_path / "b" / "train", {"x": 5, "y": 5})  # a part, but none to validate on
+    assert len(load_classes(str(tmp_path / "b")).valid) == 2
 
 
 def test_a_csv_file(tmp_path: Path) -> None:
@@ -88,6 +91,13 @@ def test_folders_that_are_wrong(tmp_path: Path) -> None:
         load_classes(str(tmp_path / "empty"))
     with pytest.raises(DataError, match="no such folder or file"):
         load_classes(str(tmp_path / "none"))
+    make_folder(tmp_path / "boxes", {"images": 1, "labels": 0})
+    (tmp_path / "x.data").write_text("classes=1")
+    for name in ("boxes", "x.data"):
+        with pytest.raises(DataError, match="a detection data set: expected a class for each image"):
+            load_classes(str(tmp_path / name))
+    with pytest.raises(DataError, match="expected the classes 0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 2 more, got x, y"):
+        load_classes(str(tmp_path / "a"), names=[str(number) for number in range(12)])
 
 
 # ---- Crops ---------------------------------------------------------------------------------------------------------

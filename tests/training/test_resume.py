@@ -18,7 +18,7 @@ from tests.training.small import make_set
 from train import TrainOptions, main, train
 from utils.errors import InputError, Stopped
 from utils.options import run_command
-from utils.training import engine, run
+from utils.training import detection, engine
 from utils.training.checkpoint import find_run
 from utils.training.options import command_defaults
 
@@ -178,7 +178,7 @@ def test_stopped_in_the_middle_of_an_epoch(whole: Path, monkeypatch: pytest.Monk
 @pytest.mark.slow
 def test_stopped_in_validation(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(whole)
-    original, calls = run.collect, 0
+    original, calls = detection.collect, 0
 
     def collect(*arguments: Any) -> Any:
         nonlocal calls
@@ -187,7 +187,7 @@ def test_stopped_in_validation(whole: Path, monkeypatch: pytest.MonkeyPatch) -> 
             os.kill(os.getpid(), signal.SIGINT)
         return original(*arguments)
 
-    monkeypatch.setattr(run, "collect", collect)
+    monkeypatch.setattr(detection, "collect", collect)
     with pytest.raises(Stopped):
         train(TrainOptions(**OPTIONS, name="validation"))
     state = torch.load("runs/train/validation/last.pt", weights_only=True)["training"]

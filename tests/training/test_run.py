@@ -19,7 +19,7 @@ from utils.data.labels import Sample
 from utils.errors import InputError, Stopped, WeightsError
 from utils.evaluation.metrics import ClassMetrics, Metrics
 from utils.precision import choose_precision
-from utils.training import run
+from utils.training import detection
 from utils.training.autobatch import extrapolate
 from utils.training.evolve import evolve
 from utils.training.options import command_defaults, with_hyp
@@ -59,7 +59,7 @@ def test_the_callback_sees_each_epoch_and_can_end_it(small: TrainOptions) -> Non
 
 def test_an_epoch_that_finds_nothing_is_not_the_best(small: TrainOptions, monkeypatch: pytest.MonkeyPatch) -> None:
     scores, one = iter([0.0, 0.0, 0.3, 0.0]), {"object": ClassMetrics(0.5, 0.5, 16)}
-    monkeypatch.setattr(run, "measure", lambda *_: Metrics(next(scores), 0.5, 16, 16, one))
+    monkeypatch.setattr(detection, "measure", lambda *_: Metrics(next(scores), 0.5, 16, 16, one))
     result = train(options(small, epochs=4))
     assert (result.best_epoch, result.metrics.ap) == (3, 0.3)
 
@@ -104,11 +104,11 @@ def test_class_factors() -> None:
 def test_patience(small: TrainOptions, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     scores = iter([0.1, 0.3, 0.2, 0.3, 0.25, 0.9])
     one = {"object": ClassMetrics(0.5, 0.5, 16)}
-    monkeypatch.setattr(run, "measure", lambda *_: Metrics(next(scores), 0.5, 16, 16, one))
+    monkeypatch.setattr(detection, "measure", lambda *_: Metrics(next(scores), 0.5, 16, 16, one))
     result = train(options(small, epochs=20, patience=3))
     assert result.best_epoch == 2 and len(rows(result.folder)) == 5
     assert "ended after epoch 5: no better AP in 3 epochs" in capsys.readouterr().out
-    monkeypatch.setattr(run, "measure", lambda *_: Metrics(0.0, 0.0, 16, 16, one))
+    monkeypatch.setattr(detection, "measure", lambda *_: Metrics(0.0, 0.0, 16, 16, one))
     assert len(rows(train(options(small, epochs=20, patience=3)).folder)) == 3  # never any AP
 
 

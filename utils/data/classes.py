@@ -14,8 +14,15 @@ from utils.data.images import IMAGE_SUFFIXES
 from utils.errors import DataError
 from utils.files import PROJECT
 
+DETECTION = "a detection data set: expected a class for each image; `python -m utils.data.crops` cuts its boxes out"
 EMBEDDED = "shapes"  # crops of the embedded shapes, cut out on first use
-TRAIN, VALID, TEST = ("train",), ("valid", "val"), ("test",)
+PARTS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("valid", "val", "validation"), "valid"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+"""What a folder or a split may be called, in small letters."""
+NAMED = 10  # classes in a message, at most
 HELD_OUT = 0.2  # of each class, for validation, where the data does not say
 
 
@@ -48,31 +55,42 @@ def load_classes(data: str, seed: int = 0, names: Sequence[str] | None = None) -
     """Read `data`: a folder with train/CLASS/ and valid/CLASS/ (val/, test/), a folder with CLASS/ alone, or a CSV file
     with the columns image, class and, if it has parts, split. `shapes` are crops of the embedded shapes.
 
-    Without parts a fifth of each class is held out for validation, by `seed`. `names` are the classes of a trained
+    Without a validation part a fifth of each class is held out for it, by `seed`. `names` are the classes of a trained
     network: others are an error. Raises DataError.
     """
     path = _embedded() if data == EMBEDDED and not Path(data).exists() else Path(data).expanduser().absolute()
     if path.is_dir():
-        parts = {key: path / key for key in (*TRAIN, *VALID, *TEST) if class_folders(path / key)}
-        rows = [row for key, folder in (parts or {"": path}).items() for row in _folder_rows(folder, key)]
-        folders = {folder.name for part in (parts or {"": path}).values() for folder in class_folders(part)}
+        parts = {each: PARTS[name] for each in class_folders(path) if (name := each.name.lower()) in PARTS}
+        parts = {each: part for each, part in parts.items() if class_folders(each)} or {path: ""}
+        rows = [row for folder, part in parts.items() for row in _folder_rows(folder, part)]
+        folders = {folder.name for part in parts for folder in class_folders(part)}
+        if not parts.get(path, "x") and folders >= {"images", "labels"}:
+            raise DataError(f"{data}: {DETECTION}")
+    elif path.suffix.lower() in {".data", ".yaml", ".yml"}:
+        raise DataError(f"{data}: {DETECTION}")
     elif path.is_file():
         rows, folders = _csv_rows(path), set()
     else:
         raise DataError(f"{data}: no such folder or file; expected a folder a class, or a CSV file")
     found = sorted({name for _, name, _ in rows} | folders, key=_natural)
     if names is not None and (unknown := [name for name in found if name not in names]):
-        raise DataError(f"{data}: expected the classes {', '.join(names)}, got {', '.join(unknown)}")
+        raise DataError(f"{data}: expected the classes {listed(names)}, got {listed(unknown)}")
     known = tuple(found if names is None else names)
     if len(known) < 2:
         raise DataError(f"{data}: expected two classes at least, got {', '.join(known) or 'none'}")
     place = {name: index for index, name in enumerate(known)}
 
-    def part(keys: tuple[str, ...]) -> tuple[ClassSample, ...]:
+    def part(*keys: str) -> tuple[ClassSample, ...]:
         return tuple(ClassSample(image, place[name]) for image, name, key in rows if key in keys)
 
-    whole = ClassData(path, known, part(TRAIN), part(VALID), part(TEST))
-    return whole if any(key for _, _, key in rows) else _hold_out(replace(whole, train=part(("",))), seed)
+    whole = ClassData(path, known, part("train", ""), part("valid"), part("test"))
+    return whole if whole.valid else _hold_out(whole, seed)
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first of some classes, and how many there are more."""
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more
 
 
 def _natural(name: str) -> tuple[int, str]:
@@ -119,11 +137,12 @@ def _csv_rows(path: Path) -> list[Row]:
                 if not {"image", "class"} <= set(reader.fieldnames or ()):
                     got = ", ".join(reader.fieldnames or ())
                     raise DataError(f"{path}:1: expected the columns image, class (and split), got {got}")
-                image, name, part = ((entry.get(key) or "").strip() for key in ("image", "class", "split"))
+                image, name, split = ((entry.get(key) or "").strip() for key in ("image", "class", "split"))
                 if not image or not name:
                     raise DataError(f"{path}:{number}: expected an image and its class, got {image!r} and {name!r}")
-                if part not in ("", *TRAIN, *VALID, *TEST):
-                    raise DataError(f"{path}:{number}: split: expected train, valid or test, got {part!r}")
+                part = PARTS.get(split.lower(), "")
+                if split and not part:
+                    raise DataError(f"{path}:{number}: split: expected train, valid or test, got {split!r}")
                 if not (path.parent / image).is_file():
                     raise DataError(f"{path}:{number}: {path.parent / image}: no such file")
                 rows.append((path.parent / image, name, part))

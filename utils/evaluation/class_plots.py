@@ -71,7 +71,7 @@ def draw_widths(path: Path, widths: Sequence[Width], title: str) -> None:
         axes.set(xlabel="width multiplier", ylabel=label, xticks=xs)
         axes.margins(0.1, 0.2)
         if label != "top-1 accuracy":
-            axes.set_ylim(bottom=0)
+            axes.set_ylim(0, 1.2 * max(values))
         axes.grid(alpha=0.3)
     figure.suptitle(title)
     save_figure(figure, path)

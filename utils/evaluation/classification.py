@@ -49,7 +49,8 @@ class ClassifierMetrics:
         return cls(**{**values, "classes": {name: ClassScores(**one) for name, one in values["classes"].items()}})
 
     def __str__(self) -> str:
-        return f"top-1 {self.top1:.3f}, top-5 {self.top5:.3f}"
+        top5 = f", top-5 {self.top5:.3f}" if len(self.classes) > TOP else ""  # of five classes it is always 1
+        return f"top-1 {self.top1:.3f}{top5}"
 
     def table(self) -> str:
         """The numbers as text, a line a class."""

@@ -13,6 +13,8 @@ from utils.network.graph import IMAGE, Graph
 from utils.network.released import from_released
 from utils.network.weights import is_own, read_content
 
+CLASSIFIER = "a .pt by classify.py, or the state dict of a published GhostNet (.pth, .safetensors)"
+
 
 def read_state(path: Path) -> dict[str, Tensor]:
     """A GhostNet's tensors by ghost.py's names: from a classify.py checkpoint, or a published .pth or .safetensors.
@@ -28,7 +30,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
         except SafetensorError:
             raise WeightsError(f"{path}: damaged, or no safetensors file") from None
     else:
-        content = read_content(path)
+        content = read_content(path, CLASSIFIER)
     if is_own(content):
         tensors = content["model"]
         if "features.0.0.weight" not in tensors:

@@ -160,8 +160,11 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     return Checkpoint(content["cfg"], tuple(content["names"]), content["model"], content["seen"], training)
 
 
-def read_content(path: str | Path) -> Any:
-    """What is in a PyTorch file, by anybody, without running anything in it. Raises WeightsError for other files."""
+def read_content(path: str | Path, wanted: str = "a .pt written by this project, or a Darknet .weights file") -> Any:
+    """What is in a PyTorch file, by anybody, without running anything in it.
+
+    Raises WeightsError for other files, in which `wanted` was expected.
+    """
     try:
         with warnings.catch_warnings(action="ignore"):  # what torch has to say of foreign pickles is said below
             content: Any = torch.load(path, map_location="cpu", weights_only=True)
@@ -170,7 +173,7 @@ def read_content(path: str | Path) -> Any:
     except pickle.UnpicklingError:
         raise WeightsError(
             f"{path}: refused: it holds pickled objects (or no checkpoint at all), and loading those would run code; "
-            "expected a .pt written by this project, or a Darknet .weights file"
+            f"expected {wanted}"
         ) from None
     except (RuntimeError, EOFError, LookupError, ValueError, AttributeError, zipfile.BadZipFile):
         raise WeightsError(f"{path}: damaged, or no PyTorch file") from None

@@ -83,7 +83,7 @@ class ClassRun(Run):
     SCORE = "top1", "top-1 accuracy"
     PANELS = (
         Panel("Loss", {"loss": "training (augmented, smoothed)", "valid_loss": "validation"}),
-        Panel("Validation", {"top1": "top-1", "top5": "top-5"}, 1),
+        Panel("Validation", {"top1": "top-1", "top5": "top-5"}, 1.02),
     )
     RECORD = ClassRecord
 
@@ -107,7 +107,7 @@ class ClassRun(Run):
                 self.folder / f"train_batch{number}.jpg",
                 list(batch[0][:SHOWN]),
                 words,
-                "Training images, before they are mixed",
+                "Training images",
             )
 
     def training_loader(self, pin: bool) -> DataLoader[Any]:

@@ -52,9 +52,11 @@ RATE_PANEL = Panel("Learning rate", {"lr": "learning rate"})
 
 
 def write_csv(path: Path, records: Sequence[EpochRecord]) -> None:
-    """All records, a header first; empty where nothing was measured."""
+    """All records, a header first: the epoch, losses and scores, the rest; empty where nothing was measured."""
+    common = [field.name for field in fields(EpochRecord)]
+    own = [field.name for field in fields(records[0]) if field.name not in common]
     with whole_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=[field.name for field in fields(records[0])])
+        writer = csv.DictWriter(file, fieldnames=["epoch", *own, *common[1:]])
         writer.writeheader()
         for record in records:
             writer.writerow({key: "" if value is None else f"{value:.6g}" for key, value in asdict(record).items()})
