@@ -24,7 +24,7 @@ from utils.errors import DataError, InputError, WeightsError
 from utils.evaluation.class_plots import draw_class_confusion, draw_least_sure, draw_widths
 from utils.evaluation.classification import TOP, ClassifierMetrics, Width, classify, measure_classes, width_table
 from utils.files import find_file, new_run_folder, whole_file, write_text
-from utils.log import counted, say, warn
+from utils.log import counted, say
 from utils.network.backbone import CLASSIFIER, read_state
 from utils.network.fuse import fuse
 from utils.network.ghosts import Variant, classifier_cfg, parse_classifier
@@ -140,7 +140,7 @@ def prepare(
     dataset = ClassTrainingSet(data.train, size, options.augmentation(), options.seed)
     sampler = StepSampler(len(data.train), own_batch, (size, size), options.seed, ranks.rank, ranks.world)
     if sampler.steps * options.epochs < FEW_STEPS:
-        warn(
+        say(
             f"{counted(sampler.steps * options.epochs, 'step')} in all, which is little to learn from: "
             "take a smaller --batch-size or more --epochs"
         )
@@ -174,7 +174,7 @@ def check_parts(data: ClassData, name: str) -> None:
         got = f"none of {listed(missing)}" if missing else "no validation images"
         raise DataError(f"{name}: expected training images of each class, and validation images; got {got}")
     for index in sorted(known - {sample.label for sample in data.valid}):
-        warn(f"{name}: no validation images of {data.names[index]}")
+        say(f"{name}: no validation images of {data.names[index]}")
     held = " (a fifth, held out by --seed: the data has no validation part)" if data.chosen else ""
     say(
         f"{data.path.name}: {counted(len(data.names), 'class', 'classes')}, "
@@ -333,7 +333,7 @@ class WidthsOptions:
     """GhostNet: release, paper, or v2."""
     img_size: int = DEFAULT_SIZE
     """Input side in pixels."""
-    epochs: int = 20
+    epochs: int = 15
     """Times through the training images, for each width."""
     batch_size: int = 32
     """Images per step."""
