@@ -42,7 +42,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def trained(folder: Path) -> Path:
     options = (
-        "--data set --width 0.1 --img-size 32 --epochs 30 --batch-size 8 --workers 0 --randaugment 0 --name a".split()
+        "--data set --width 0.1 --img-size 32 --epochs 40 --batch-size 8 --workers 0 --randaugment 0 --name a".split()
     )
     done = run("classify.py", "train", *options, folder=folder)
     assert done.returncode == 0, done.stderr
