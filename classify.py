@@ -21,31 +21,30 @@ from utils.data.classification import ClassTrainingSet, normalize, square, to_pl
 from utils.data.sampler import StepSampler
 from utils.data.sources import open_source
 from utils.errors import DataError, InputError, WeightsError
-from utils.evaluation.class_plots import draw_class_confusion, draw_least_sure, draw_widths
-from utils.evaluation.classification import TOP, ClassifierMetrics, Width, classify, measure_classes, width_table
+from utils.evaluation.class_plots import draw_class_confusion, draw_least_sure
+from utils.evaluation.classification import TOP, ClassifierMetrics, classify, measure_classes
 from utils.files import find_file, new_run_folder, whole_file, write_text
 from utils.log import counted, say
 from utils.network.backbone import CLASSIFIER, read_state
 from utils.network.fuse import fuse
 from utils.network.ghosts import Variant, classifier_cfg, parse_classifier
-from utils.network.speed import inference_pass, time_in_turns
 from utils.network.summary import trace
 from utils.network.weights import Checkpoint, is_own, load_tensors, read_checkpoint, read_content, save_checkpoint
-from utils.options import check_at_least, check_loading, choose_device, run_command
+from utils.options import check_loading, choose_device, run_command
 from utils.precision import choose_precision, precision_words
 from utils.training.checkpoint import data_fingerprint, find_run, reopen, resumed_options
 from utils.training.classification import ClassLoss, ClassRun, ClassSettings, mixing
 from utils.training.classify_options import ClassTrainOptions, check_class_options
+from utils.training.conduct import check_shares, conduct, make_trainee, seed_everything
 from utils.training.distributed import Ranks
 from utils.training.run import Callback, TrainResult
-from utils.training.session import check_shares, conduct, make_trainee, seed_everything
 from utils.training.stop import StopRequest
 from utils.training.trouble import check_workers
+from utils.training.widths import WidthsOptions, study_widths
 
 RUNS = "runs/classify"
 DEFAULT_WIDTH, DEFAULT_SIZE = 0.5, 64
 PUBLISHED_SIZE = 224  # input side of the published networks
-ROUNDS = 11  # of timing
 FEW_STEPS = 300  # in a whole training
 
 
@@ -305,7 +304,9 @@ def print_predictions(options: PredictOptions) -> None:
     """Print each picture's first five classes, and write them as predictions.csv, also when it is stopped."""
     results = predict(options)
     rows: list[tuple[Any, ...]] = []
-    pictures, first = 0, next(results)  # an error before the folder
+    pictures, first = 0, next(results, None)  # an error before the folder
+    if first is None:
+        raise DataError(f"{options.source}: expected a picture, got none")
     folder = new_run_folder("runs/classify-predict", options.name)
     try:
         for path, best in chain([first], results):
@@ -316,72 +317,6 @@ def print_predictions(options: PredictOptions) -> None:
         with whole_file(folder / "predictions.csv") as partial, partial.open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows([("image", "rank", "class", "probability"), *rows])
         say(f"{counted(pictures, 'picture')}; results in {folder}")
-
-
-# ---- The width's trade ---------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class WidthsOptions:
-    """Train several widths on the same data, and show what each costs and brings."""
-
-    widths: tuple[float, ...] = (0.25, 0.5, 1.0)
-    """Width multipliers."""
-    data: str = "shapes"
-    """A folder with train/CLASS/ and valid/CLASS/, or a CSV file; shapes: the embedded shapes."""
-    variant: Variant = "release"
-    """GhostNet: release, paper, or v2."""
-    img_size: int = DEFAULT_SIZE
-    """Input side in pixels."""
-    epochs: int = 15
-    """Times through the training images, for each width."""
-    batch_size: int = 32
-    """Images per step."""
-    workers: int = 2
-    """Processes that load images."""
-    device: str = "auto"
-    """auto, cpu, cuda or cuda:N."""
-    seed: int = 0
-    """Seed of everything random."""
-    name: str = "exp"
-    """Results go to runs/classify-widths/NAME (NAME-2 ... where it exists)."""
-
-
-def study_widths(options: WidthsOptions) -> list[Width]:
-    """Train each width; print a table, and write it as widths.json and widths.png."""
-    check_at_least(1, epochs=options.epochs)
-    shared = {key: getattr(options, key) for key in ("data", "variant", "img_size", "epochs", "batch_size")}
-    shared |= {key: getattr(options, key) for key in ("workers", "device", "seed")}
-    each = [ClassTrainOptions(width=width, name=f"{width:g}", **shared) for width in dict.fromkeys(options.widths)]
-    for one in each:
-        check_class_options(one)
-    if not each:
-        raise InputError("--widths: expected one at least")
-    check_parts(load_classes(options.data, options.seed), options.data)
-    device = choose_device(options.device)
-    folder = new_run_folder("runs/classify-widths", options.name)
-    results = [train(replace(one, project=str(folder))) for one in each]
-    nets = [load_classifier(result.folder / "best.pt").to(device) for result in results]
-    images = torch.zeros(1, 3, options.img_size, options.img_size, device=device)
-    rows = [trace(net, images) for net in nets]
-    shape = (1, 3, options.img_size, options.img_size)
-    passes = {net: inference_pass(net, shape, device, torch.float32) for net in nets}
-    times = time_in_turns(passes, device, ROUNDS)
-    widths = [
-        Width(
-            net.width_mult,
-            sum(row.parameters for row in table),
-            sum(row.macs for row in table),
-            times[net],
-            result.metrics.top1,
-        )
-        for net, table, result in zip(nets, rows, results, strict=True)
-    ]
-    write_text(folder / "widths.json", json.dumps([asdict(width) for width in widths], indent=2) + "\n")
-    draw_widths(folder / "widths.png", widths, f"GhostNet ({options.variant}) at {options.img_size} px")
-    say(width_table(widths))
-    say(f"milliseconds: one image, float32, batch normalisation folded in, on this {device.type}; results in {folder}")
-    return widths
 
 
 Command = (
@@ -405,7 +340,7 @@ def main(options: ClassTrainOptions | ClassValOptions | PredictOptions | WidthsO
     elif isinstance(options, PredictOptions):
         print_predictions(options)
     else:
-        study_widths(options)
+        study_widths(options, train, load_classifier)
 
 
 def command_defaults(arguments: list[str]) -> ClassTrainOptions | None:

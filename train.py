@@ -27,13 +27,13 @@ from utils.training.anchors import all_anchors, fit_anchors, measure_anchors, wi
 from utils.training.assign import HeadSpec
 from utils.training.autobatch import fitting_batch
 from utils.training.checkpoint import data_fingerprint, find_run, reopen
+from utils.training.conduct import check_shares, conduct, make_trainee, seed_everything
 from utils.training.detection import DetectionRun
 from utils.training.distributed import Ranks
 from utils.training.freeze import freeze, frozen_layers, ranges
 from utils.training.loss import DetectionLoss
 from utils.training.options import TrainOptions, check_options, command_defaults, with_hyp
 from utils.training.run import Callback, EpochEnd, TrainResult
-from utils.training.session import check_shares, conduct, make_trainee, seed_everything
 from utils.training.stop import StopRequest
 from utils.training.trouble import check_workers
 
