@@ -178,13 +178,13 @@ def test_other_ways_to_look(trained: Path, data: Path) -> None:
 def test_ctrl_c_keeps_what_was_found(trained: Path, data: Path, video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written = Writer.write
 
-    def stop_at_third(self: Writer, result: Result) -> None:
+    def stopping(self: Writer, result: Result) -> None:
         written(self, result)
-        if result.frame_index == 2:
+        if result.frame_index in {2, 6}:  # again: C code of libraries now and then swallows one
             _thread.interrupt_main()
             time.sleep(0.2)
 
-    monkeypatch.setattr(Writer, "write", stop_at_third)
+    monkeypatch.setattr(Writer, "write", stopping)
     options = ["--weights", trained / "best.pt", "--source", video, "--save-json", "--save-csv", "--name", "stopped"]
     done = run("detect.py", *options, folder=data)
     assert done.returncode == 130, done.stderr
