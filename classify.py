@@ -121,7 +121,8 @@ def prepare(
     seed_everything(options.seed, device)
     if device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:  # small steps wait long for a core in use
         torch.set_num_threads(max(1, (os.cpu_count() or 1) - options.workers))
-    dtype = choose_precision(options.amp, device)
+    # on a CPU these many small layers take no less time in bfloat16, often more
+    dtype = choose_precision("off" if options.amp == "auto" and device.type == "cpu" else options.amp, device)
     data = load_classes(options.data, options.seed, None if checkpoint is None else checkpoint.names)
     check_parts(data, options.data)
     fingerprint = data_fingerprint([*data.train, *data.valid])

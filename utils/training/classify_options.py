@@ -28,7 +28,7 @@ class ClassStart:
 class ClassTrainOptions(EngineOptions, ClassStart):
     """Train a classifier."""
 
-    epochs: int = 15
+    epochs: int = 17
     """Times through the training images."""
     batch_size: int = 32
     """Images per step, over all processes."""

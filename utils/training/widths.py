@@ -36,7 +36,7 @@ class WidthsOptions:
     """GhostNet: release, paper, or v2."""
     img_size: int = 64
     """Input side in pixels."""
-    epochs: int = 15
+    epochs: int = 17
     """Times through the training images, for each width."""
     batch_size: int = 32
     """Images per step."""
