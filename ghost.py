@@ -19,11 +19,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from utils.errors import WeightsError
+from utils.network.channels import ChannelBook, Labels
 from utils.network.ghosts import (
     LEAST_WIDTH,
     MOST_WIDTH,
@@ -87,6 +89,17 @@ class GhostModule(nn.Module):
         maps = torch.cat((primary, ghosts), dim=1)[:, : self.out_channels]
         return maps * self.attention(x, maps.shape[2:]) if hasattr(self, "attention") else maps
 
+    def label(self, book: ChannelBook, inputs: Labels) -> Labels:
+        """Fresh labels for the primary maps, and the same again for their ghosts."""
+        primary = _label(book, self.primary_conv, inputs)
+        labels = np.concatenate((primary, _label(book, self.cheap_operation, primary)))[: self.out_channels]
+        if hasattr(self, "attention"):
+            for unit in self.attention.children():
+                assert isinstance(unit, nn.Sequential)
+                inputs = _label(book, unit, inputs, gate=True)
+            book.tie(inputs, labels)
+        return labels
+
 
 class DFCAttention(nn.Sequential):
     """Weights 0..1 for a ghost module's maps, (B, out_channels, H', W'), from its input (GhostNetV2, Eq. 4 and 5).
@@ -109,6 +122,13 @@ class DFCAttention(nn.Sequential):
         """The weights at `size`, (H', W')."""
         half = F.avg_pool2d(x, 2) if min(x.shape[2:]) > 1 else x
         return F.interpolate(torch.sigmoid(super().forward(half)), size=size, mode="nearest")
+
+
+def _label(book: ChannelBook, unit: nn.Sequential, inputs: Labels, gate: bool = False) -> Labels:
+    """The labels of a `_unit`'s outputs."""
+    conv, bn = unit[0], unit[1]
+    assert isinstance(conv, nn.Conv2d)
+    return book.conv(conv, bn if isinstance(bn, nn.BatchNorm2d) else None, inputs, unit, gate)
 
 
 def _unit(conv: nn.Conv2d, activation: Activation = None) -> nn.Sequential:
@@ -142,13 +162,22 @@ class SELayer(nn.Module):
         gates = self.fc(self.avg_pool(x).flatten(1)).clamp(0, 1)  # (B, C)
         return x * gates[..., None, None]
 
+    def label(self, book: ChannelBook, inputs: Labels) -> Labels:
+        """Labels of the squeezed maps; each gate has that of its map."""
+        first, act, second = self.fc
+        assert isinstance(first, nn.Linear) and isinstance(second, nn.Linear)
+        squeezed = book.conv(first, None, inputs, act)
+        book.tie(book.conv(second, None, squeezed, gate=True), inputs)
+        return squeezed
+
 
 class GhostBottleneck(nn.Module):
     """(B, in_channels, H, W) -> (B, out_channels, H / stride, W / stride): Figure 3 of the paper.
 
     A ghost module expands to `hidden_channels`, with `stride` above 1 a depthwise convolution of `kernel_size` follows,
     with `se_channels` above 0 an SELayer with so many squeezed maps; a ghost module without activation narrows to
-    `out_channels`. The input is added: as it is, or by a depthwise and a pointwise convolution where the shape changes.
+    `out_channels`. The input is added: as it is, or by a depthwise and a pointwise convolution where the shape changes
+    or `projection` asks for them.
     `version` 2 has DFC attention in the expanding module.
     """
 
@@ -162,6 +191,7 @@ class GhostBottleneck(nn.Module):
         se_channels: int = 0,
         activation: Activation = nn.ReLU,
         version: int = 1,
+        projection: bool = False,
     ) -> None:
         super().__init__()
         self.conv = nn.Sequential(
@@ -171,7 +201,7 @@ class GhostBottleneck(nn.Module):
             GhostModule(hidden_channels, out_channels, activation=None),
         )
         self.shortcut = nn.Sequential()
-        if stride > 1 or in_channels != out_channels:
+        if projection or stride > 1 or in_channels != out_channels:
             self.shortcut = nn.Sequential(
                 _depthwise(in_channels, kernel_size, stride),
                 nn.Conv2d(in_channels, out_channels, 1, bias=False),
@@ -181,6 +211,23 @@ class GhostBottleneck(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Both ways, added."""
         return self.conv(x) + self.shortcut(x)
+
+    def label(self, book: ChannelBook, inputs: Labels) -> tuple[Labels, Labels, Labels]:
+        """Labels of the expanded maps, of those squeezed (or none), and of the output, tied to what is added to it."""
+        expand, down, se, narrow = self.conv
+        assert isinstance(expand, GhostModule) and isinstance(narrow, GhostModule)
+        hidden = expand.label(book, inputs)
+        if len(down):  # type: ignore[arg-type]
+            _label(book, down, hidden)  # type: ignore[arg-type]
+        squeezed = se.label(book, hidden) if isinstance(se, SELayer) else hidden[:0]
+        outputs, added = narrow.label(book, hidden), inputs
+        if len(self.shortcut):
+            depthwise, pointwise, norm = self.shortcut
+            assert isinstance(pointwise, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)
+            _label(book, depthwise, inputs)  # type: ignore[arg-type]
+            added = book.conv(pointwise, norm, inputs)
+        book.tie_shortcut(outputs, added)
+        return hidden, squeezed, outputs
 
 
 def _depthwise(channels: int, kernel_size: int, stride: int) -> nn.Sequential:
@@ -324,6 +371,12 @@ class GhostBlock(Block):
         """Primary maps, then ghosts."""
         return self.ghost(inputs[0])
 
+    def label(self, book: ChannelBook, *inputs: Labels) -> Labels:
+        """Those of the ghost module."""
+        outputs = self.ghost.label(book, inputs[0])
+        book.count(filters=outputs)
+        return outputs
+
 
 @block("ghost", "GhostConv", options=GhostOptions, expand=expand_ghost)
 def build_ghost(options: GhostOptions, in_channels: tuple[int, ...]) -> Block:
@@ -345,6 +398,7 @@ class GhostBottleneckBlock(Block):
             options.se,
             ACTIVATIONS[options.activation],
             options.version,
+            options.projection,
         )
         _slow_statistics(self)
         self.out_channels = options.filters
@@ -353,6 +407,14 @@ class GhostBottleneckBlock(Block):
     def forward(self, *inputs: Tensor) -> Tensor:
         """Expanded, narrowed, and added to the input."""
         return self.bottleneck(inputs[0])
+
+    def label(self, book: ChannelBook, *inputs: Labels) -> Labels:
+        """Those of the bottleneck; a projection stays, even where the shape no longer changes."""
+        hidden, squeezed, outputs = self.bottleneck.label(book, inputs[0])
+        book.count(expansion=hidden, se=squeezed, filters=outputs)
+        if len(self.bottleneck.shortcut) and self.step == (1, 1):
+            book.set(projection=True)
+        return outputs
 
 
 @block("ghost_bottleneck", options=GhostBottleneckOptions, expand=expand_bottleneck)
@@ -372,6 +434,11 @@ class SEBlock(Block):
     def forward(self, *inputs: Tensor) -> Tensor:
         """The maps, each weighed."""
         return self.se(inputs[0])
+
+    def label(self, book: ChannelBook, *inputs: Labels) -> Labels:
+        """Those of the input."""
+        book.count(squeezed=self.se.label(book, inputs[0]))
+        return inputs[0]
 
 
 @block("se", options=SEOptions, expand=refuse_se)

@@ -9,13 +9,25 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import ClassVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from utils.errors import CfgError
 from utils.network.cfg import DARKNET_ONLY, Options, inert, option
-from utils.network.registry import ACTIVATION_NAMES, Block, Stride, activation, batch_norm, block, bn_tensors, conv_unit
+from utils.network.channels import ChannelBook, Labels
+from utils.network.registry import (
+    ACTIVATION_NAMES,
+    Block,
+    Stride,
+    activation,
+    batch_norm,
+    block,
+    bn_tensors,
+    conv_unit,
+    same_labels,
+)
 
 # ---- Convolution ---------------------------------------------------------------------------------------------------
 
@@ -102,6 +114,15 @@ class Convolutional(Block):
         if mine.bias is None:
             self.unit[1] = other.unit[1]
 
+    def label(self, book: ChannelBook, *inputs: Labels) -> Labels:
+        """Fresh ones, or the input's where the convolution is depthwise."""
+        unit = next(self.units())
+        outputs = book.conv(unit.conv, unit.bn, inputs[0], self.unit)
+        book.count(filters=outputs)
+        if book.layers[-1].depthwise:
+            book.count(groups=inputs[0])
+        return outputs
+
     def darknet_tensors(self) -> Iterator[Tensor]:
         """Nothing for a layer that uses another's weights: they are in the stream once."""
         return iter(()) if self.shares_weights else super().darknet_tensors()
@@ -126,6 +147,12 @@ class PerChannel(Block):
 
     def forward(self, *inputs: Tensor) -> Tensor:
         return inputs[0] if self.module is None else self.module(inputs[0])
+
+    def label(self, book: ChannelBook, *inputs: Labels) -> Labels:
+        """Those of the input."""
+        if isinstance(self.module, nn.BatchNorm2d):
+            book.norm(self.module, inputs[0])
+        return inputs[0]
 
     def darknet_tensors(self) -> Iterator[Tensor]:
         """The batch normalisation's tensors where that is what the block is."""
@@ -233,6 +260,8 @@ class MaxPool(Block):
             self.pad = nn.ConstantPad2d((before, after, before, after), -math.inf)
             self.pool = nn.MaxPool2d(size, self.step)
 
+    label = same_labels
+
     def forward(self, *inputs: Tensor) -> Tensor:
         return self.pool(inputs[0] if self.pad is None else self.pad(inputs[0]))
 
@@ -260,6 +289,8 @@ class LocalAvgPool(Block):
         self.out_channels = channels
         self.padding = (padding // 2, padding - padding // 2) * 2
 
+    label = same_labels
+
     def forward(self, *inputs: Tensor) -> Tensor:
         x = inputs[0]
         inside = F.pad(torch.ones_like(x[:1, :1]), self.padding)
@@ -284,6 +315,8 @@ class AvgPool(Block):
         super().__init__()
         self.out_channels = channels
         self.pool = nn.AdaptiveAvgPool2d(1)
+
+    label = same_labels
 
     def forward(self, *inputs: Tensor) -> Tensor:
         return self.pool(inputs[0])
@@ -322,6 +355,8 @@ class UpsampleBlock(Block):
         self.upsample = nn.Upsample(scale_factor=options.stride, mode="nearest")
         self.scale = options.scale
 
+    label = same_labels
+
     def forward(self, *inputs: Tensor) -> Tensor:
         x = self.upsample(inputs[0])
         return x if self.scale == 1 else x * self.scale
@@ -350,6 +385,10 @@ class Reorg3d(Block):
         super().__init__()
         self.out_channels = channels * options.stride**2
         self.step = (options.stride, options.stride)
+
+    def label(self, book: ChannelBook, *inputs: Labels) -> Labels:
+        """Those of the input, once for each cell of a block."""
+        return np.tile(inputs[0], int(self.step[0]) ** 2)
 
     def forward(self, *inputs: Tensor) -> Tensor:
         x, s = inputs[0], int(self.step[0])

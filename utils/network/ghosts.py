@@ -80,7 +80,8 @@ def _ghost_parts(conv: ConvolutionalOptions, ratio: int, cheap_size: int, first:
 @dataclass(frozen=True)
 class GhostBottleneckOptions(Options):
     """[ghost_bottleneck]: a ghost module to `expansion` maps, with `stride` above 1 a depthwise convolution of `size`,
-    with `se` above 0 squeeze and excitation by `se` maps, a linear ghost module to `filters`; the input is added.
+    with `se` above 0 squeeze and excitation by `se` maps, a linear ghost module to `filters`; the input is added,
+    by two convolutions where the shape changes or `projection` is set.
     """
 
     filters: int = option(2, minimum=2)
@@ -89,6 +90,7 @@ class GhostBottleneckOptions(Options):
     size: int = option(3, minimum=1)
     stride: int = option(1, minimum=1)
     version: int = option(1, minimum=1, rare=True)
+    projection: bool = option(False, rare=True)
     activation: str = option("relu", choices=ACTIVATION_NAMES)
 
     def validate(self) -> None:
@@ -114,7 +116,7 @@ def expand_bottleneck(options: GhostBottleneckOptions, in_channels: tuple[int, .
         parts.append(Part("convolutional", replace(depthwise, groups=options.expansion)))
     parts += _ghost_parts(replace(point, filters=options.filters), 2, 3, len(parts))
     added, narrowed = INPUT, len(parts) - 1
-    if options.stride > 1 or in_channels[0] != options.filters:
+    if options.projection or options.stride > 1 or in_channels[0] != options.filters:
         parts += [
             Part("route", RouteOptions(layers=(INPUT,))),
             Part("convolutional", replace(depthwise, filters=in_channels[0], groups=in_channels[0])),

@@ -7,11 +7,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from utils.errors import CfgError
 from utils.network.cfg import Options, inert, option
+from utils.network.channels import ChannelBook, Labels
 from utils.network.registry import (
     ACTIVATION_NAMES,
     Block,
@@ -55,6 +57,13 @@ class Route(Block):
             if channels % self.groups:
                 raise CfgError(f"groups={self.groups}: expected a divisor of the input's {channels} channels")
         self.out_channels = sum(in_channels) // self.groups
+
+    def label(self, book: ChannelBook, *inputs: Labels) -> Labels:
+        """Those of the slices; as many must stay in each slice of an input."""
+        if self.groups > 1:
+            for labels in inputs:
+                book.same_counts(labels, self.groups)
+        return np.concatenate([np.split(labels, self.groups)[self.group_id] for labels in inputs])
 
     def forward(self, *inputs: Tensor) -> Tensor:
         if self.groups > 1:
@@ -109,6 +118,14 @@ class Shortcut(Block):
         else:
             positive = self.weights.clamp(min=0.001)
         return positive / (positive.sum(dim=0, keepdim=True) + 1e-4)
+
+    def label(self, book: ChannelBook, *inputs: Labels) -> Labels:
+        """Those of the first input, tied to the others'."""
+        for labels in inputs[1:]:
+            book.tie_shortcut(inputs[0], labels)
+        if self.weights is not None and self.weights.shape[1] > 1:
+            book.tensor(self.weights, inputs[0])
+        return inputs[0]
 
     def forward(self, *inputs: Tensor) -> Tensor:
         if self.weights is not None:
@@ -169,6 +186,15 @@ class ScaleChannels(Block):
         self.out_channels = target
         self.activation = activation(options.activation)
 
+    def label(self, book: ChannelBook, *inputs: Labels) -> Labels:
+        """Those of `from`, tied to the scale's; a scale of one channel stays."""
+        scale, target = inputs
+        if self.scale_wh:
+            book.keep([scale], "a map of weights")
+        else:
+            book.tie(scale, target)
+        return target
+
     def forward(self, *inputs: Tensor) -> Tensor:
         scale, target = inputs
         y = target * scale
@@ -208,6 +234,11 @@ class Sam(Block):
         expect_channels("the layer `from`", in_channels[1], in_channels[0])
         self.out_channels = in_channels[0]
         self.activation = activation(options.activation)
+
+    def label(self, book: ChannelBook, *inputs: Labels) -> Labels:
+        """Those of both inputs, which are tied."""
+        book.tie(inputs[0], inputs[1])
+        return inputs[0]
 
     def forward(self, *inputs: Tensor) -> Tensor:
         y = inputs[0] * inputs[1]

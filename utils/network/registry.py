@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from utils.errors import CfgError
 from utils.network.cfg import Options
+from utils.network.channels import ChannelBook, Labels
 
 Stride = tuple[Fraction, Fraction] | None
 """Input pixels per output cell, (y, x); None when a map has been pooled to one cell."""
@@ -67,6 +68,12 @@ class Block(nn.Module):
         for unit in self.units():
             yield from unit.tensors()
 
+    def label(self, book: ChannelBook, *inputs: Labels) -> Labels:
+        """The labels of the output's channels, from the inputs'; all channels stay, unless a block says more."""
+        outputs = book.fresh(self.out_channels)
+        book.keep([*inputs, outputs], "cannot be pruned")
+        return outputs
+
     def out_stride(self, strides: tuple[Stride, ...]) -> Stride:
         """The output's stride from those of the inputs; CfgError when the inputs' sizes cannot agree."""
         if len(set(strides)) > 1:
@@ -84,6 +91,11 @@ def conv_units(module: nn.Module) -> Iterator[ConvUnit]:
             yield ConvUnit(child, following if isinstance(following, nn.BatchNorm2d) else None)
         else:
             yield from conv_units(child)
+
+
+def same_labels(block: Block, book: ChannelBook, *inputs: Labels) -> Labels:
+    """The `label` of blocks that work on each channel by itself."""
+    return inputs[0]
 
 
 def stride_words(stride: Stride) -> str:

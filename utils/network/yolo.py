@@ -8,6 +8,7 @@ from torch import Tensor
 
 from utils.errors import CfgError
 from utils.network.cfg import DARKNET_ONLY, Options, inert, option
+from utils.network.channels import ChannelBook, Labels
 from utils.network.decode import cell_grid, decode_boxes, decode_scores
 from utils.network.registry import Block, Stride, block, expect_channels
 
@@ -82,6 +83,11 @@ class YOLOLayer(Block):
         batch, _, height, width = inputs[0].shape
         raw = inputs[0].view(batch, self.num_anchors, 5 + self.num_classes, height, width)
         return raw.permute(0, 1, 3, 4, 2)  # (B, A, H, W, 5+C)
+
+    def label(self, book: ChannelBook, *inputs: Labels) -> Labels:
+        """Those of the input, which stay."""
+        book.keep([inputs[0]], "the values of a head")
+        return inputs[0]
 
     def out_stride(self, strides: tuple[Stride, ...]) -> Stride:
         """That of the layer before, which must be a map."""
