@@ -17,7 +17,7 @@ import ghost  # noqa: F401  (registers [ghost])
 from utils.errors import CfgError, InputError, WeightsError
 from utils.files import find_file, write_text
 from utils.names import class_names
-from utils.network import blocks, joins, yolo  # noqa: F401  (register Darknet's sections)
+from utils.network import blocks, joins, pools, yolo  # noqa: F401  (register Darknet's sections)
 from utils.network.check import check_cfg, verdict
 from utils.network.expand import expand
 from utils.network.graph import IMAGE, Graph, fit_heads, load_graph, num_classes_of, parse_graph

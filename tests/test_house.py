@@ -15,6 +15,7 @@ ALLOWED = {  # which root modules each may import
     "classify": {"ghost"},
     "hubconf": {"models", "ghost", "detect"},
     "benchmark": {"models", "train", "detect"},
+    "prune": {"models", "train"},
 }
 
 

@@ -13,7 +13,7 @@ from tests.conftest import randomise
 from tests.network.test_blocks import KIND_NAMES, network, section
 from tests.pruning.random_cfgs import SIZE, cfgs
 from utils.network.graph import parse_graph
-from utils.pruning.apply import all_heads, constant, fold_constants, head_difference, masked, prune
+from utils.pruning.apply import all_heads, constant, fold_constants, head_difference, masked, prune_channels
 from utils.pruning.groups import ChannelGroups
 from utils.pruning.importance import group_scores
 from utils.pruning.plan import Choice, Limits, Strategy
@@ -23,8 +23,8 @@ def cut(model: Darknet, share: float, strategy: Strategy = "slim", limits: Limit
     """The groups, which labels stay, and the smaller network, by random gammas."""
     groups = ChannelGroups.of(model)
     choice = Choice(groups, group_scores(groups, "gamma", strategy == "slim"), strategy, limits)
-    keep = groups.labels_kept(choice.least(lambda keep: choice.share(keep) >= share))
-    return groups.book, keep, prune(model, groups.book, keep, Darknet).eval()
+    keep = groups.labels_kept(choice.of_share(share))
+    return groups.book, keep, prune_channels(model, groups.book, keep, Darknet).eval()
 
 
 def assert_same_as_masked(model: Darknet, share: float, strategy: Strategy = "slim") -> Darknet:
@@ -98,7 +98,7 @@ def test_a_projection_stays_where_the_shape_no_longer_changes() -> None:
     outputs = groups.of_label[groups.book.maps[2]]  # (12,), the second half ghosts of the first
     keep[outputs[:2]] = False
     labels = groups.labels_kept(keep)
-    compact = prune(model, groups.book, labels, Darknet).eval()
+    compact = prune_channels(model, groups.book, labels, Darknet).eval()
     assert compact.graph.nodes[2].options.filters == 8 == compact.graph.nodes[1].options.filters
     images = [torch.rand(1, 3, 16, 16)]
     with masked(groups.book, labels):

@@ -53,8 +53,7 @@ class ChannelBook:
         self.counts: dict[int, dict[str, Labels]] = {}  # node -> option -> labels of which it is the number
         self.constants: dict[int, dict[str, Any]] = {}  # node -> option -> what it becomes once channels are gone
         self.equal: list[np.ndarray] = []  # (slices, labels): as many must stay of each slice
-        self.fixed: list[Labels] = []
-        self.reasons: dict[int, str] = {}  # node -> why its channels stay
+        self.fixed: list[tuple[Labels, str]] = []  # channels that stay, and why
         self.shortcuts: list[Labels] = []
         self._parents: list[int] = []
 
@@ -130,8 +129,7 @@ class ChannelBook:
 
     def keep(self, labels: Iterable[Labels], reason: str) -> None:
         """These channels stay."""
-        self.fixed += labels
-        self.reasons[self.node] = reason
+        self.fixed += [(each, reason) for each in labels]
 
     # ---- What is read ----------------------------------------------------------------------------------------------
 

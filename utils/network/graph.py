@@ -71,12 +71,16 @@ class Graph:
         ]
         return dataclasses.replace(self, nodes=tuple(nodes))
 
-    def to_cfg(self, comment: str = "") -> str:
-        """The graph as cfg text, which parses back to an equal graph; `comment` lines come first, behind `#`."""
+    def to_cfg(self, comment: str = "", notes: Mapping[int, str] | None = None) -> str:
+        """The graph as cfg text, which parses back to an equal graph.
+
+        `comment` lines come first, behind `#`; `notes`, by a node's index, stand before its section.
+        """
         parts = [format_section("net", self.net, self.net_inert)]
         for node in self.nodes:
             options = _map_references(node.options, lambda field, target, at=node.index: target - at)
-            parts.append(format_section(node.kind, options, node.inert))
+            note = f"# {notes[node.index]}\n" if notes and node.index in notes else ""
+            parts.append(note + format_section(node.kind, options, node.inert))
         lead = "".join(f"# {line}\n" for line in comment.splitlines())
         return (lead + "\n" if lead else "") + "\n".join(parts)
 

@@ -26,7 +26,7 @@ def pruned_graph(graph: Graph, book: ChannelBook, keep: np.ndarray) -> Graph:
     return graph.with_options(changes)
 
 
-def prune(model: Any, book: ChannelBook, keep: np.ndarray, build: Callable[[Graph], Any]) -> Any:
+def prune_channels(model: Any, book: ChannelBook, keep: np.ndarray, build: Callable[[Graph], Any]) -> Any:
     """A network without the channels that do not stay, their weights copied; `build` is Darknet."""
     compact = build(pruned_graph(model.graph, book, keep))
     compact.names, compact.seen = list(model.names), model.seen

@@ -37,7 +37,7 @@ class ChannelGroups:
     @cached_property
     def fixed(self) -> np.ndarray:
         """(groups,) bool: those that stay, whatever they are worth."""
-        return self._marked(self.book.fixed)
+        return self._marked([labels for labels, _ in self.book.fixed])
 
     @cached_property
     def added(self) -> np.ndarray:

@@ -1,29 +1,30 @@
 """How much a channel matters: a score for each, and the score of channels that go together."""
 
-from collections.abc import Callable
-from typing import Literal, get_args
+from collections.abc import Callable, Iterable
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from utils.log import progress
 from utils.network.channels import Layer
 from utils.pruning.groups import ChannelGroups
 
 Criterion = Literal["gamma", "l1", "l2", "fpgm", "lamp", "taylor", "random"]
 CRITERIA: tuple[Criterion, ...] = get_args(Criterion)
-Gradients = dict[Tensor, Tensor]
-"""A parameter -> the mean over batches of |parameter x gradient|, of its own shape."""
+Changes = dict[Layer, Tensor]
+"""A layer -> (C,), what "taylor" goes by; see `loss_changes`."""
 
 
 def group_scores(
-    groups: ChannelGroups, criterion: Criterion, union: bool, seed: int = 0, products: Gradients | None = None
+    groups: ChannelGroups, criterion: Criterion, union: bool, seed: int = 0, changes: Changes | None = None
 ) -> np.ndarray:
     """(groups,): the mean of the channels' scores, or with `union` the greatest; NaN where nothing judges them.
 
-    `products` is what "taylor" needs. Raises KeyError without it.
+    `changes` is what "taylor" needs.
     """
-    score = (SCORES | {"taylor": _taylor(products or {}), "random": _random(seed)})[criterion]
+    score = (SCORES | {"taylor": (changes or {}).get, "random": _random(seed)})[criterion]
     total, number = np.zeros(groups.count), np.zeros(groups.count)
     greatest = np.full(groups.count, -np.inf)
     for layer in groups.judged:
@@ -89,15 +90,34 @@ def _lamp(layer: Layer) -> Tensor | None:
 SCORES: dict[str, Score] = {"gamma": _gamma, "l1": _l1, "l2": _l2, "fpgm": _fpgm, "lamp": _lamp}
 
 
-def _taylor(products: Gradients) -> Score:
-    """The loss's first-order change without the channel, from gamma and beta (Molchanov et al., CVPR 2019)."""
+def loss_changes(groups: ChannelGroups, model: Any, criterion: Any, loader: Iterable[Any]) -> Changes:
+    """What "taylor" needs: for each channel the square of the loss's first-order change without it, over batches.
 
-    def score(layer: Layer) -> Tensor | None:
-        if layer.bn is not None:
-            return products[layer.bn.weight]
-        return None if layer.conv is None else products[layer.conv.weight].flatten(1).sum(1)
+    Of gamma and beta where there are any, else of the weights (Molchanov et al., "Importance Estimation for Neural
+    Network Pruning", CVPR 2019). `loader` yields images (B, 3, H, W) uint8, targets and more; the network, in eval
+    mode, stays as it is.
+    """
+    parameters = [tensor for layer in groups.judged for tensor in _judging(layer)]
+    changes = {layer: torch.zeros(len(layer.outputs), device=parameters[0].device) for layer in groups.judged}
+    for images, targets, *_ in progress(loader, "gradients", unit="batch"):
+        images, targets = images.to(parameters[0].device).float() / 255, targets.to(parameters[0].device)
+        loss, _ = criterion(model.raw(images), targets, tuple(images.shape[2:]))
+        gradients = dict(zip(parameters, torch.autograd.grad(loss, parameters, allow_unused=True), strict=True))
+        for layer in groups.judged:
+            products = [
+                (tensor.detach() * gradient).reshape(len(tensor), -1).sum(1)
+                for tensor in _judging(layer)
+                if (gradient := gradients[tensor]) is not None
+            ]
+            changes[layer] += sum(products, torch.zeros_like(changes[layer])).square()
+    return changes
 
-    return score
+
+def _judging(layer: Layer) -> list[Tensor]:
+    """Gamma and beta, or the weights."""
+    if layer.bn is not None:
+        return [layer.bn.weight, layer.bn.bias]
+    return [] if layer.conv is None else [layer.conv.weight]
 
 
 def _random(seed: int) -> Score:

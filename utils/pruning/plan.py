@@ -27,7 +27,7 @@ class Choice:
     """The groups that may go, the least important first, and what stays when the first so many of them do."""
 
     def __init__(self, groups: ChannelGroups, scores: np.ndarray, strategy: Strategy, limits: Limits) -> None:
-        self.groups, self.limits = groups, limits
+        self.groups, self.strategy, self.limits = groups, strategy, limits
         self.removable = ~groups.fixed & np.isfinite(scores) & (groups.sizes > 0)
         if strategy == "normal":
             self.removable &= ~groups.added
@@ -71,6 +71,10 @@ class Choice:
         """The share of the removable channels that is gone."""
         sizes = self.groups.sizes
         return float(sizes[~keep].sum() / max(1, sizes[self.removable].sum()))
+
+    def of_share(self, share: float) -> np.ndarray:
+        """What stays when this share of the removable channels goes, or as much as rules allow."""
+        return self.least(lambda keep: self.share(keep) >= share)
 
     def least(self, reached: Callable[[np.ndarray], bool]) -> np.ndarray:
         """What stays when as few groups go as it takes until `reached(keep)`; or as many as can, if it never is."""

@@ -1,0 +1,130 @@
+"""prune.py as a user runs it."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import prune as command
+from models import Darknet, load_model, save_weights
+from prune import PruneOptions, prune, sweep
+from tests.commands import assert_refused, run
+from utils.network.graph import load_graph
+from utils.pruning.cost import Standing
+from utils.pruning.report import SweepPoint, find_knee
+
+
+@pytest.fixture
+def best(trained: Path) -> Path:
+    return trained / "best.pt"
+
+
+def options(best: Path, **more: object) -> list[object]:
+    flags = {"weights": best, "data": "s.data", "workers": 0, "round_to": 1, "min_keep": 0.05} | more
+    return [part for key, value in flags.items() for part in (f"--{key.replace('_', '-')}", value)]
+
+
+def test_a_pruned_network_is_one_like_any_other(best: Path, data: Path) -> None:
+    done = run("prune.py", *options(best, percent=0.5, name="half"), folder=data)
+    assert done.returncode == 0, done.stderr
+    folder = data / "runs" / "prune" / "half"
+    names = {"channels.png", "pruned.cfg", "pruned.names", "pruned.pt", "pruned.weights", "report.json"}
+    assert {path.name for path in folder.iterdir()} == names
+    facts = json.loads((folder / "report.json").read_text())
+    whole, half = load_model(weights=best), load_model(folder / "pruned.cfg", folder / "pruned.weights")
+    assert facts["before"]["parameters"] == sum(p.numel() for p in whole.parameters())
+    assert facts["after"]["parameters"] == sum(p.numel() for p in half.parameters()) < facts["before"]["parameters"]
+    assert facts["difference_from_masked"] < 1e-5
+    assert 0.5 <= facts["share_of_removable_channels"] < 0.56  # 16 and 16 groups of one and two channels
+    assert half.names == whole.names == ["circle", "square", "triangle"]
+    images = torch.rand(1, 3, 96, 96)
+    assert torch.equal(half(images), load_model(weights=folder / "pruned.pt")(images))
+    kept = {row["index"]: row["after"] for row in facts["layers"]}
+    assert kept == {node.index: node.options.filters for node in half.graph.nodes if node.kind != "yolo"}
+    assert f"filters {kept[0]} of 16" in (folder / "pruned.cfg").read_text()
+    assert "2.0" not in kept and "keep" in done.stdout and "AP@.5:.95" in done.stdout
+    measured = run("test.py", "--weights", folder / "pruned.pt", "--data", "s.data", "--workers", 0, folder=data)
+    assert measured.returncode == 0, measured.stderr
+    report = next((data / "runs" / "test").glob("*/metrics.json"))
+    assert json.loads(report.read_text())["ap"] == pytest.approx(facts["after"]["ap"])
+    train = ["--weights", folder / "pruned.pt", "--data", "s.data", "--epochs", 1, "--workers", 0, "--name", "again"]
+    assert run("train.py", *train, folder=data).returncode == 0
+    again = load_model(weights=data / "runs" / "train" / "again" / "best.pt")
+    assert again.graph.nodes[0].options.filters == kept[0]
+
+
+def test_targets_are_reached(best: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(data)
+    base = {"weights": str(best), "round_to": 1, "min_keep": 0.05, "workers": 0}
+    share = prune(PruneOptions(**base, target_flops="0.4"))  # type: ignore[arg-type]
+    assert 0.3 < share.after.gflops / share.before.gflops <= 0.4
+    amount = prune(PruneOptions(**base, target_params="1.5K"))  # type: ignore[arg-type]
+    assert 1200 < amount.after.parameters <= 1500
+    ticks = iter(range(1000))
+
+    def clock(*_: object) -> object:
+        return lambda models: [next(ticks) * 0 + sum(p.numel() for p in model.parameters()) / 100 for model in models]
+
+    monkeypatch.setattr(command, "torch_clock", clock)
+    quick = prune(PruneOptions(**base, target_latency_ms=15))  # type: ignore[arg-type]
+    assert 12 < (quick.after.milliseconds or 0) <= 15
+
+
+def test_a_dry_run_writes_no_network(best: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(data)
+    points = sweep(PruneOptions(weights=str(best), data="s.data", round_to=1, min_keep=0.0, workers=0, name="dry"))
+    assert {path.name for path in (data / "runs" / "prune" / "dry").iterdir()} == {"sweep.json", "sweep.png"}
+    shares = [point.share for point in points]
+    assert shares == sorted(shares) and all(point.share >= point.asked for point in points[:-1])
+    sizes = [point.standing.parameters for point in points]
+    assert sizes == sorted(sizes, reverse=True)
+    assert points[0].standing.ap is not None and points[0].share == 0
+
+
+def test_the_knee_is_where_ap_begins_to_fall() -> None:
+    aps = [0.80, 0.80, 0.79, 0.78, 0.5, 0.2]
+    points = [SweepPoint(s, s, Standing(1, 1, 1, ap, ap)) for s, ap in zip(np.linspace(0, 0.5, 6), aps, strict=True)]
+    assert find_knee(points) is points[3]
+    straight = [SweepPoint(s, s, Standing(1, 1, 1, 1 - s, 1 - s)) for s in (0, 0.25, 0.5)]
+    assert find_knee(straight) is None
+    assert find_knee([SweepPoint(0, s, Standing(1, 1)) for s in (0, 0.1, 0.2)]) is None
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--percent", 1.2], "--percent 1.2: expected 0 to below 1"),
+        (["--percent", "nan"], "--percent nan: expected 0 to below 1"),
+        (["--percent", 0.3, "--target-flops", "0.5"], "expected one of them"),
+        (["--min-keep", 2], "--min-keep 2: expected 0 to below 1"),
+        (["--round-to", 0], "--round-to 0"),
+        (["--target-flops", "9G"], "less than the present"),
+        (["--target-params", 10], "can reach, at least"),
+        (["--target-latency-ms", -1], "expected more than 0"),
+        (["--importance", "taylor"], "expected --data"),
+        (["--dry-run", "--percent", 0.3], "--dry-run with --percent"),
+        (["--cfg", "yolov3-tiny.cfg"], "is it from another cfg"),
+        (["--img-size", 100], "divisible"),
+        (["--data", "coco.data"], "coco.data"),
+    ],
+)
+def test_bad_input_is_one_line(best: Path, data: Path, tmp_path: Path, flags: list[object], message: str) -> None:
+    assert_refused(run("prune.py", "--weights", best, *flags, folder=tmp_path), message, tmp_path)
+
+
+def test_a_data_set_of_other_classes_and_a_network_without_gammas(best: Path, data: Path, tmp_path: Path) -> None:
+    (tmp_path / "one.yaml").write_text(
+        f"train: {data}/shapes/images/train\nval: {data}/shapes/images/valid\nnames: [a]\n"
+    )
+    assert_refused(
+        run("prune.py", "--weights", best, "--data", "one.yaml", folder=tmp_path), "3 classes, one.yaml has 1", tmp_path
+    )
+    plain = Darknet(load_graph(data / "x.cfg"))
+    text = plain.graph.to_cfg().replace("batch_normalize=1", "batch_normalize=0")
+    (tmp_path / "plain.cfg").write_text(text)
+    save_weights(load_model(tmp_path / "plain.cfg"), tmp_path / "plain.weights")
+    flags = ["--cfg", "plain.cfg", "--weights", "plain.weights"]
+    assert_refused(run("prune.py", *flags, folder=tmp_path), "nothing can be pruned", tmp_path)
+    assert run("prune.py", *flags, "--importance", "l2", folder=tmp_path).returncode == 0

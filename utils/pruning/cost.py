@@ -1,0 +1,111 @@
+"""What a network costs, and what would be left of it: counted from the channels that stay, nothing is built."""
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from utils.errors import InputError
+from utils.network.channels import Layer
+from utils.pruning.groups import ChannelGroups
+
+UNITS = {"K": 1e3, "M": 1e6, "G": 1e9}
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A network's size, speed and accuracy; what was not measured is None.
+
+    `milliseconds` of one image, `megabytes` (2^20) of float32 weights, AP as fractions of 1.
+    """
+
+    parameters: int
+    gflops: float
+    milliseconds: float | None = None
+    ap50: float | None = None
+    ap: float | None = None
+
+    @property
+    def megabytes(self) -> float:
+        """Of the weights."""
+        return 4 * self.parameters / 2**20
+
+
+class Costs:
+    """Parameters and FLOPs of what is left of a network, for inputs of `size`, (width, height)."""
+
+    def __init__(self, model: Any, groups: ChannelGroups, size: tuple[int, int]) -> None:
+        self.groups, self.layers = groups, groups.book.layers
+        self.all_parameters = sum(parameter.numel() for parameter in model.parameters())
+        self.cells = _output_cells(model, [layer.conv for layer in self.layers if layer.conv is not None], size)
+        others = sum(tensor.numel() for tensor, _ in groups.book.tensors)
+        self.unlabelled = self.all_parameters - others - self._labelled(np.ones(groups.count, bool))
+
+    def parameters(self, keep: np.ndarray) -> int:
+        """Of the network with the groups that stay, (groups,) bool."""
+        labels = self.groups.labels_kept(keep)
+        others = sum(len(t) * int(labels[along].sum()) for t, along in self.groups.book.tensors)
+        return self.unlabelled + others + self._labelled(keep)
+
+    def _labelled(self, keep: np.ndarray) -> int:
+        labels, seen, total = self.groups.labels_kept(keep), set(), 0
+        for layer in self.layers:
+            outputs = int(labels[layer.outputs].sum())
+            if layer.conv is not None and layer.conv.weight not in seen:
+                seen.add(layer.conv.weight)
+                total += kept_values(layer, labels) + outputs * (layer.conv.bias is not None)
+            if layer.bn is not None and layer.bn.weight not in seen:
+                seen.add(layer.bn.weight)
+                total += 2 * outputs
+        return total
+
+    def gflops(self, keep: np.ndarray) -> float:
+        """Billions of operations for one image, 2 for each multiply-add of a convolution."""
+        labels = self.groups.labels_kept(keep)
+        convs = (layer for layer in self.layers if layer.conv is not None)
+        return 2 * sum(self.cells[layer.conv] * kept_values(layer, labels) for layer in convs if layer.conv) / 1e9
+
+
+def kept_values(layer: Layer, labels: np.ndarray) -> int:
+    """How many values of a convolution's weight stay."""
+    assert layer.conv is not None
+    outputs = int(labels[layer.outputs].sum())
+    inputs = 1 if layer.depthwise else int(labels[layer.inputs].sum()) // layer.groups
+    return outputs * inputs * int(np.prod(layer.conv.weight.shape[2:]))
+
+
+@torch.no_grad()
+def _output_cells(model: Any, convs: list[nn.Conv2d | nn.Linear], size: tuple[int, int]) -> dict[nn.Module, int]:
+    """Each convolution -> the cells of its output map."""
+    cells: dict[nn.Module, int] = {}
+
+    def record(module: nn.Module, inputs: Any, output: torch.Tensor) -> None:
+        cells[module] = int(np.prod(output.shape[2:]))
+
+    device = next(model.parameters()).device
+    with ExitStack() as hooks:
+        for conv in convs:
+            hooks.callback(conv.register_forward_hook(record).remove)
+        model.raw(torch.zeros(1, model.graph.net.channels, size[1], size[0], device=device))
+    return cells
+
+
+def parse_target(text: str | None, present: float, flag: str) -> float | None:
+    """`0.3`, a share of what there is, or an amount such as `1.0M` or `2.5G`, as an amount. Raises InputError."""
+    if text is None:
+        return None
+    unit = UNITS.get(text[-1:].upper())
+    try:
+        number = float(text[:-1] if unit else text)
+    except ValueError:
+        number = -1.0
+    value = number * (unit or (present if number <= 1 else 1))
+    if not 0 < value < present:
+        raise InputError(
+            f"{flag} {text}: expected a share of what there is, 0 to 1, or an amount such as 1.5M or 2G, "
+            f"less than the present {present:,.0f}"
+        )
+    return value
