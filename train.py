@@ -6,19 +6,21 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
-from models import Darknet, is_checkpoint, load_weights, save_weights
+from models import Darknet, is_checkpoint, load_model, load_weights, save_weights
 from utils.data.cache import keep_pictures
 from utils.data.datafile import DataSpec, load_data
 from utils.data.dataset import TrainingSet
 from utils.data.labels import Sample, load_samples, report
 from utils.data.sampler import StepSampler, rect_sizes
 from utils.data.stats import sides_px
-from utils.errors import DataError, InputError, WeightsError
+from utils.errors import CfgError, DataError, InputError, WeightsError
 from utils.evaluation.evaluate import EvaluationSettings
 from utils.files import find_file, new_run_folder
 from utils.log import counted, say, warn
 from utils.network.backbone import load_backbone
+from utils.network.fuse import fuse
 from utils.network.graph import Graph, fit_heads, load_graph, num_classes_of, parse_graph, widen_heads
 from utils.network.weights import Checkpoint, read_checkpoint
 from utils.options import choose_device, parse_size, run_command
@@ -28,7 +30,8 @@ from utils.training.assign import HeadSpec
 from utils.training.autobatch import fitting_batch
 from utils.training.checkpoint import data_fingerprint, find_run, reopen
 from utils.training.conduct import check_shares, conduct, make_trainee, seed_everything
-from utils.training.detection import DetectionRun
+from utils.training.detection import DetectionRun, DistilledRun
+from utils.training.distill import Distilled, DistillLoss, check_teacher
 from utils.training.distributed import Ranks
 from utils.training.freeze import freeze, frozen_layers, ranges
 from utils.training.loss import DetectionLoss
@@ -100,11 +103,13 @@ def prepare(
         raise InputError(f"--freeze {options.freeze}: expected fewer layers; nothing would be left to train")
     if frozen:
         notes.append(f"frozen: layers {ranges(frozen)}")
-    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    criterion = DetectionLoss(head_specs(model), options.loss(class_factors(options, samples[0], names)), ranks)
+    options, learner, told = with_teacher(options, model, device)
+    notes += told
+    learner.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    factors = class_factors(options, samples[0], names)
+    criterion, alone = (make_criterion(options, model, factors, each) for each in (ranks, Ranks()))
     if options.autobatch:
-        alone = DetectionLoss(criterion.heads, criterion.options)
-        fitting = min(ranks.gather(fitting_batch(model, alone, size, device, dtype)))
+        fitting = min(ranks.gather(fitting_batch(learner, alone, size, device, dtype)))
         options = replace(options, batch_size=fitting * ranks.world)
         notes.append(f"--autobatch: {options.batch_size} images a step")
     check_batch(options, len(samples[0]), size, model.largest_stride, ranks)
@@ -134,11 +139,12 @@ def prepare(
     if folder is None:
         parent = options.project or "runs/train"
         folder = ranks.share(new_run_folder(parent, options.name) if ranks.first else Path())
-    trainee = make_trainee(model, criterion, options, sampler.steps, folder, dtype, ranks, blocks)
+    trainee = make_trainee(learner, criterion, options, sampler.steps, folder, dtype, ranks, blocks)
     settings = EvaluationSettings(size, batch_size=own_batch, workers=options.workers, dtype=dtype)
     options = replace(options, data=str(spec.path))  # found again when resumed from another folder
     fingerprint = data_fingerprint([*samples[0], *samples[1]])
-    return DetectionRun(
+    kind = DetectionRun if options.t_weights is None else DistilledRun
+    return kind(
         options, folder, model, save_weights, trainee, dataset, sampler, samples[1], settings, fingerprint, ranks, stop
     )
 
@@ -220,6 +226,39 @@ def build_model(
         file = find_file(options.backbone, "weights", WeightsError)
         notes.append("weights from " + load_backbone(model.graph, list(model.blocks), file))
     return model, notes
+
+
+def with_teacher(
+    options: TrainOptions, student: Darknet, device: torch.device
+) -> tuple[TrainOptions, nn.Module, list[str]]:
+    """The network with its teacher, on the device and without gradients, where there is one; and what to tell of it.
+
+    The options name its files so that they are found again when resumed from another folder. Raises InputError for a
+    teacher that cannot teach the student.
+    """
+    if options.t_weights is None:
+        return options, student, []
+    weights, cfg = find_file(options.t_weights, "weights", WeightsError).resolve(), options.t_cfg
+    if cfg is not None:
+        cfg = str(find_file(cfg, "cfg", CfgError).resolve())
+    elif not is_checkpoint(weights):
+        raise InputError(f"--t-weights {options.t_weights}: expected --t-cfg with it (only a .pt brings its own)")
+    teacher = load_model(cfg, weights)
+    check_teacher(student, teacher, options.distillation(), f"teacher {options.t_weights}")
+    sizes = [sum(tensor.numel() for tensor in network.parameters()) for network in (teacher, student)]
+    note = f"teacher: {options.t_weights}, {sizes[0]:,} parameters; the student has {sizes[1]:,}"
+    teacher = fuse(teacher).requires_grad_(False)
+    teacher.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    learner = Distilled(student, teacher, hints=options.distill_features > 0)
+    return replace(options, t_cfg=cfg, t_weights=str(weights)), learner, [note]
+
+
+def make_criterion(
+    options: TrainOptions, model: Darknet, factors: tuple[float, ...] | None, ranks: Ranks
+) -> DetectionLoss | DistillLoss:
+    """The loss, with a teacher's parts where there is one; `factors` are those of the classes."""
+    detection = DetectionLoss(head_specs(model), options.loss(factors), ranks)
+    return detection if options.t_weights is None else DistillLoss(detection, options.distillation())
 
 
 def head_specs(model: Darknet) -> list[HeadSpec]:

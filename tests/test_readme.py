@@ -18,6 +18,7 @@ DOCUMENTS = (
     "data/README.md",
     "docs/detecting.md",
     "docs/ghostnet.md",
+    "docs/pruning.md",
     "docs/training.md",
     "weights/README.md",
 )

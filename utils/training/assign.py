@@ -38,6 +38,10 @@ class HeadSpec:
         cells = torch.stack((columns, rows), dim=-1).to(picked)
         return decode_boxes(bounded, cells, self.anchors.to(picked)[anchors], stride, self.scale_x_y, self.new_coords)
 
+    def logits(self, values: Tensor) -> Tensor:
+        """Raw objectness or class values, any shape, as logits: with new_coords they are probabilities already."""
+        return torch.logit(values, eps=1e-6) if self.new_coords else values
+
 
 @dataclass(frozen=True)
 class Assignment:
@@ -58,6 +62,21 @@ class Assignment:
     def only(self, keep: Tensor) -> "Assignment":
         """Those at these indices."""
         return Assignment(*(getattr(self, name)[keep] for name in self.__dataclass_fields__))
+
+    def pick(self, raw: Tensor) -> Tensor:
+        """The predictions' values (n, 5+C) in the raw head (B, A, H, W, 5+C)."""
+        return raw[self.image, self.anchor, self.row, self.column]
+
+
+def assigned_ciou(
+    picked: Tensor, spec: HeadSpec, found: Assignment, cells: tuple[int, int], size: tuple[int, int]
+) -> Tensor:
+    """(n,): the CIoU of predictions (n, 5+C) of a head of (H, W) `cells` with the objects that they answer for.
+
+    `size` is the input's (height, width) in pixels.
+    """
+    stride = picked.new_tensor([size[1] / cells[1], size[0] / cells[0]])
+    return paired_ciou(spec.decode(picked, found.column, found.row, found.anchor, stride), found.boxes)
 
 
 def by_shape(
@@ -98,10 +117,8 @@ def by_quality(
     candidates = by_shape(targets, heads, [(head.shape[2], head.shape[3]) for head in raw], size)
     overlaps, qualities = [], []
     for head, spec, found in zip(raw, heads, candidates, strict=True):
-        picked = head[found.image, found.anchor, found.row, found.column].float()
-        stride = picked.new_tensor([size[1] / head.shape[3], size[0] / head.shape[2]])
-        boxes = spec.decode(picked, found.column, found.row, found.anchor, stride)
-        overlap = paired_ciou(boxes, found.boxes).clamp(min=1e-6)
+        picked = found.pick(head).float()
+        overlap = assigned_ciou(picked, spec, found, (head.shape[2], head.shape[3]), size).clamp(min=1e-6)
         score = picked[:, 5:].gather(1, found.classes[:, None])[:, 0]
         overlaps.append(overlap)
         qualities.append(overlap * (score if spec.new_coords else score.sigmoid()).clamp(min=1e-6).sqrt())

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from torch import nn
 
 from utils.data.classes import ClassSample
 from utils.data.labels import Sample
@@ -34,9 +33,7 @@ class Progress:
     """The best epoch's metrics, as plain values."""
 
 
-def capture(
-    trainee: Trainee, model: nn.Module, progress: Progress, options: EngineOptions, fingerprint: str
-) -> dict[str, Any]:
+def capture(trainee: Trainee, progress: Progress, options: EngineOptions, fingerprint: str) -> dict[str, Any]:
     """All that `restore` needs, as plain values and tensors (loads with `weights_only=True`)."""
     return {
         "options": asdict(options),
@@ -46,7 +43,7 @@ def capture(
         "records": [asdict(record) for record in progress.records],
         "best_epoch": progress.best_epoch,
         "best": progress.best,
-        "model": model.state_dict(),
+        "model": trainee.ranks.unwrap(trainee.model).state_dict(),
         "average": trainee.average.state_dict(),
         "optimizer": trainee.schedule.optimizer.state_dict(),
         "scaler": trainee.scaler.state_dict(),
@@ -56,9 +53,9 @@ def capture(
     }
 
 
-def restore(state: dict[str, Any], trainee: Trainee, model: nn.Module, record: type[EpochRecord]) -> Progress:
+def restore(state: dict[str, Any], trainee: Trainee, record: type[EpochRecord]) -> Progress:
     """Put a captured state back into freshly built objects. `record` is what an epoch's record is."""
-    model.load_state_dict(state["model"])
+    trainee.ranks.unwrap(trainee.model).load_state_dict(state["model"])
     trainee.average.load_state_dict(state["average"])
     trainee.schedule.optimizer.load_state_dict(state["optimizer"])
     if state["scaler"]:  # empty where it was not in use: float16 may come with another device

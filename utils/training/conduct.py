@@ -15,7 +15,7 @@ from utils.log import counted
 from utils.network.depthwise import spare_depthwise
 from utils.training.checkpoint import O, find_run, reopen
 from utils.training.distributed import Ranks, join_ranks
-from utils.training.engine import Trainee
+from utils.training.engine import Trainee, network_of
 from utils.training.guard import Guard
 from utils.training.history import check_board
 from utils.training.optimizers import make_optimizer
@@ -106,11 +106,11 @@ def make_trainee(
 ) -> Trainee:
     """All that a step changes: the model with its optimizer, schedule, average and guard, over `steps` an epoch.
 
-    `options` are EngineOptions; the model is on its device already.
+    `options` are EngineOptions; the model is on its device already. What it wraps, see `network_of`, is averaged.
     """
     device = next(model.parameters()).device
     optimizer = make_optimizer(model, options.optimizer, options.highest_lr, options.momentum, options.decay)
-    average = Average(model, options.average)
+    average = Average(network_of(model), options.average)
     scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
     shape: ScheduleOptions = options.schedule_options()
     schedule = Schedule(optimizer, shape, options.epochs, steps)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from torch.utils.data import DataLoader
 
@@ -14,7 +14,7 @@ from utils.evaluation.metrics import Metrics, measure
 from utils.evaluation.pictures import draw_predictions
 from utils.files import write_text
 from utils.training.anchors import all_anchors
-from utils.training.history import Panel, Record
+from utils.training.history import DistilledRecord, Panel, Record
 from utils.training.pictures import draw_batch
 from utils.training.run import Run
 
@@ -26,11 +26,11 @@ class DetectionRun(Run):
     """The training of a Darknet on images with boxes."""
 
     SCORE = "ap", "AP"
-    PANELS = (
+    PANELS: ClassVar[tuple[Panel, ...]] = (
         Panel("Training loss", {"box": "box", "objectness": "objectness", "classes": "classes"}),
         Panel("Validation", {"ap50": "AP@.5", "ap": "AP@.5:.95"}, 1),
     )
-    RECORD = Record
+    RECORD: ClassVar[type[Record]] = Record
 
     @property
     def network(self) -> str:
@@ -84,3 +84,13 @@ class DetectionRun(Run):
         settings = EvaluationSettings(self.settings.size, SHOWN_CONFIDENCE, self.settings.iou)
         model = self.trainee.average.model
         draw_predictions(self.folder / "predictions.jpg", model, dataset, self.model.names, settings)
+
+
+class DistilledRun(DetectionRun):
+    """The training of a Darknet with a teacher."""
+
+    PANELS = (
+        *DetectionRun.PANELS,
+        Panel("Distillation", {"distill_logits": "logits", "distill_box": "box", "distill_features": "features"}),
+    )
+    RECORD = DistilledRecord

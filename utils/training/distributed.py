@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -90,6 +90,10 @@ class Ranks:
             return model
         ids = [device.index] if device.type == "cuda" else None
         return nn.parallel.DistributedDataParallel(model, device_ids=ids, broadcast_buffers=False)
+
+    def unwrap(self, model: nn.Module) -> nn.Module:
+        """What `wrap` was given."""
+        return model if self.world == 1 else cast(nn.Module, model.module)
 
 
 @contextmanager

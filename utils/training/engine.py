@@ -45,9 +45,16 @@ class Totals:
         return dict(vars(self))
 
 
+def network_of(model: nn.Module) -> nn.Module:
+    """The network itself, out of all that wraps it as `module`: for several processes, with a teacher."""
+    while isinstance(inner := getattr(model, "module", None), nn.Module):
+        model = inner
+    return model
+
+
 @dataclass
 class Trainee:
-    """All that a step changes, and how it is computed. `model` may be wrapped for several processes.
+    """All that a step changes, and how it is computed. `model` may wrap the network, see `network_of`.
 
     `criterion(outputs, targets, (height, width))` is the loss and its parts, named by `criterion.parts`.
     """
@@ -101,7 +108,7 @@ class Trainee:
         finite = self.guard.finite(self.ranks.mean(loss), norm)
         if finite:
             self.scaler.step(optimizer)
-            self.average.update(getattr(self.model, "module", self.model))
+            self.average.update(network_of(self.model))
         else:
             self.guard.restore_statistics()
         self.scaler.update()

@@ -39,6 +39,15 @@ class Record(EpochRecord):
 
 
 @dataclass(frozen=True)
+class DistilledRecord(Record):
+    """One epoch of a detector with a teacher: the weighted parts of its loss, too."""
+
+    distill_logits: float
+    distill_box: float
+    distill_features: float
+
+
+@dataclass(frozen=True)
 class Panel:
     """A plot of `draw_history`: what it is called, and the record's fields in it with their names in words."""
 

@@ -15,8 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from utils.boxes import paired_ciou
-from utils.training.assign import Assignment, HeadSpec, by_quality, by_shape
+from utils.training.assign import Assignment, HeadSpec, assigned_ciou, by_quality, by_shape
 from utils.training.distributed import Ranks
 
 AssignMode = Literal["quality", "shape"]
@@ -60,7 +59,18 @@ class DetectionLoss(nn.Module):
     def forward(self, raw: Sequence[Tensor], targets: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """`raw`: (B, A, H, W, 5+C) a head; `targets`: (M, 6) image, class, cx, cy, w, h in 0..1; size: height, width"""
         raw = [head.float() for head in raw]
-        assignments = self._assign(raw, targets, size)
+        return self.losses(raw, self.assign(raw, targets, size), size)
+
+    def assign(self, raw: Sequence[Tensor], targets: Tensor, size: tuple[int, int]) -> list[Assignment]:
+        """Which predictions answer for which target, by the options' rule; float32 as in `losses`."""
+        if self.options.assign == "quality":
+            return by_quality(targets, raw, self.heads, size)
+        return by_shape(targets, self.heads, [(head.shape[2], head.shape[3]) for head in raw], size)
+
+    def losses(
+        self, raw: Sequence[Tensor], assignments: Sequence[Assignment], size: tuple[int, int]
+    ) -> tuple[Tensor, Tensor]:
+        """As `forward`, for raw heads in float32 and what was assigned."""
         counts = self.ranks.mean(raw[0].new_tensor([len(found.image) for found in assignments]))
         # by quality an object has its predictions in whichever head is best: one mean over all heads; else one a head
         joint = self.options.assign == "quality"
@@ -77,11 +87,6 @@ class DetectionLoss(nn.Module):
         parts = parts * parts.new_tensor([self.options.box, objectness, self.options.classes]) * HEADS
         return parts.sum() * raw[0].shape[0] * self.ranks.world, parts.detach()
 
-    def _assign(self, raw: Sequence[Tensor], targets: Tensor, size: tuple[int, int]) -> list[Assignment]:
-        if self.options.assign == "quality":
-            return by_quality(targets, raw, self.heads, size)
-        return by_shape(targets, self.heads, [(head.shape[2], head.shape[3]) for head in raw], size)
-
     def _head_loss(
         self, raw: Tensor, spec: HeadSpec, found: Assignment, divisor: Tensor, size: tuple[int, int]
     ) -> Tensor:
@@ -90,15 +95,14 @@ class DetectionLoss(nn.Module):
         wanted = raw.new_zeros(raw.shape[:4])  # (B, A, H, W)
         box_loss = class_loss = raw.sum() * 0
         if len(found.image):
-            picked = raw[found.image, found.anchor, found.row, found.column]  # (n, 5+C)
-            stride = picked.new_tensor([size[1] / columns, size[0] / rows])
-            ciou = paired_ciou(spec.decode(picked, found.column, found.row, found.anchor, stride), found.boxes)
+            picked = found.pick(raw)
+            ciou = assigned_ciou(picked, spec, found, (rows, columns), size)
             box_loss = (1 - ciou).sum() / divisor
             quality = ciou.detach().clamp(min=0)
             where = ((found.image * len(spec.anchors) + found.anchor) * rows + found.row) * columns + found.column
             wanted.view(-1).scatter_reduce_(0, where, quality, "amax")  # wanted twice: the better match counts
             class_loss = self._class_loss(picked[:, 5:], found.classes, spec) / divisor
-        losses = self._entropy(_logits(raw[..., 4], spec), wanted)
+        losses = self._entropy(spec.logits(raw[..., 4]), wanted)
         if self.options.assign == "quality":
             objectness = losses.sum() / divisor
         else:
@@ -110,7 +114,7 @@ class DetectionLoss(nn.Module):
         """Scores (n, C) against class indices (n,), summed."""
         smoothing = self.options.label_smoothing
         wanted = F.one_hot(classes, spec.num_classes).to(scores) * (1 - smoothing) + smoothing / 2
-        losses = self._entropy(_logits(scores, spec), wanted)
+        losses = self._entropy(spec.logits(scores), wanted)
         if self.options.class_weights is not None:
             losses = losses * losses.new_tensor(self.options.class_weights)
         return losses.sum()
@@ -121,8 +125,3 @@ class DetectionLoss(nn.Module):
         if self.options.focal_gamma == 0:
             return losses
         return losses * (wanted - logits.sigmoid()).abs() ** self.options.focal_gamma
-
-
-def _logits(values: Tensor, spec: HeadSpec) -> Tensor:
-    """The head's values as logits: with new_coords they are probabilities already."""
-    return torch.logit(values, eps=1e-6) if spec.new_coords else values

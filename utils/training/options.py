@@ -9,6 +9,7 @@ from utils.data.cache import CacheMode
 from utils.errors import InputError
 from utils.files import find_file
 from utils.training.checkpoint import resumed_options, value_of
+from utils.training.distill import DistillOptions
 from utils.training.engine_options import EngineOptions, Rule, check_type, check_values
 from utils.training.loss import AssignMode, LossOptions
 from utils.yamlfile import read_yaml
@@ -35,7 +36,29 @@ class StartOptions:
 
 
 @dataclass(frozen=True)
-class TrainOptions(EngineOptions, StartOptions):
+class TeacherOptions:
+    """Whom the network learns from beside the labels, and how much."""
+
+    t_cfg: str | None = None
+    """The teacher's network, a Darknet .cfg (default: the one in its .pt)."""
+    t_weights: str | None = None
+    """Learn from this trained network, too (.weights or .pt), which has the same heads and classes: distillation."""
+    distill_logits: float = 1.0
+    """With a teacher: weight of its objectness and classes, times --obj-gain and --cls-gain (0: off)."""
+    distill_box: float = 1.0
+    """With a teacher: weight of boxes that are not better than its own, times --box-gain (0: off)."""
+    distill_features: float = 0.1
+    """With a teacher: weight of the maps before the heads, through adapters that are not kept (0: off)."""
+    distill_temperature: float = 2.0
+    """With a teacher: its objectness and classes are softened by this (1: as they are)."""
+
+    def distillation(self) -> DistillOptions:
+        """Gains and temperature."""
+        return DistillOptions(self.distill_logits, self.distill_box, self.distill_features, self.distill_temperature)
+
+
+@dataclass(frozen=True)
+class TrainOptions(EngineOptions, TeacherOptions, StartOptions):
     """Options of train.py."""
 
     autobatch: bool = False
@@ -129,12 +152,14 @@ DETECTION_RULES: tuple[Rule, ...] = (
         "0 to 1",
     ),
     (
-        "close_mosaic evolve box_gain obj_gain cls_gain focal_gamma degrees shear",
+        "close_mosaic evolve box_gain obj_gain cls_gain focal_gamma degrees shear "
+        "distill_logits distill_box distill_features",
         lambda value: value >= 0,
         "0 or more",
     ),
     ("scale", lambda value: 0 <= value < 1, "0 to below 1"),
     ("scale_x_y", lambda value: 1 <= value <= 3, "1 to 3"),
+    ("distill_temperature", lambda value: 0 < value <= 100, "above 0, at most 100"),
     (
         "freeze",
         lambda value: value is None or value == "backbone" or value.isdecimal(),
@@ -152,6 +177,19 @@ def check_options(options: TrainOptions) -> None:
         raise InputError("--backbone with --weights: expected one of them")
     if options.rect and options.multi_scale:
         raise InputError("--rect with --multi-scale: expected one of them")
+    check_distillation(options)
+
+
+def check_distillation(options: TeacherOptions) -> None:
+    """Raise InputError for options that need a teacher where there is none, and for one who teaches nothing."""
+    for field in fields(TeacherOptions):
+        given = getattr(options, field.name) != field.default
+        if given and options.t_weights is None:
+            raise InputError(f"--{field.name.replace('_', '-')}: expected --t-weights with it")
+    parts = ("distill_logits", "distill_box", "distill_features")
+    if not any(getattr(options, name) for name in parts):
+        flags = ", ".join("--" + name.replace("_", "-") for name in parts)
+        raise InputError(f"--t-weights with {flags} 0: expected one of them above 0")
 
 
 NOT_IN_FILES = {"hyp", "resume", "evolve"}

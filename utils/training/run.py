@@ -133,7 +133,7 @@ class Run(ABC):
         assert checkpoint.training is not None
         if self.ranks.first:
             remove_partials(self.folder)
-        self.progress = restore(checkpoint.training, self.trainee, self.model, self.RECORD)
+        self.progress = restore(checkpoint.training, self.trainee, self.RECORD)
         if checkpoint.training["data"] != self.fingerprint:
             warn(f"{self.options.data}: the images or labels have changed since this training was started")
         if self.progress.totals.steps > self.sampler.steps:
@@ -153,7 +153,7 @@ class Run(ABC):
     def save(self, finished: bool = False) -> None:
         """Write last.pt (rank 0): the averaged weights and, until the training is finished, its whole state."""
         if self.ranks.first:
-            state = capture(self.trainee, self.model, self.progress, self.options, self.fingerprint)
+            state = capture(self.trainee, self.progress, self.options, self.fingerprint)
             self.trainee.average.model.seen = self.model.seen
             self.save_weights(self.trainee.average.model, self.folder / "last.pt", None if finished else state)
 
