@@ -2,15 +2,16 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from models import Darknet, load_model, save_weights
-from train import head_specs
+from train import TrainOptions, head_specs, train
 from utils.data.augment import Augmentation
 from utils.data.cache import Pictures
 from utils.data.datafile import DataSpec, load_data
@@ -21,13 +22,14 @@ from utils.errors import DataError, InputError
 from utils.evaluation.evaluate import EvaluationSettings
 from utils.files import new_run_folder, write_text
 from utils.log import counted, say
-from utils.options import check_loading, choose_device, parse_size, run_command
+from utils.options import choose_device, parse_size, run_command
 from utils.pruning.apply import all_heads, constant, fold_constants, head_difference, masked, prune_channels
 from utils.pruning.cost import Costs, Standing, parse_target
 from utils.pruning.groups import ChannelGroups
-from utils.pruning.importance import Changes, Criterion, group_scores, loss_changes
+from utils.pruning.importance import Changes, group_scores, loss_changes
 from utils.pruning.layers import remove_layers
-from utils.pruning.plan import Choice, Limits, Strategy
+from utils.pruning.options import PruneOptions, check_options
+from utils.pruning.plan import Choice, Limits
 from utils.pruning.report import (
     LayerChannels,
     SweepPoint,
@@ -37,60 +39,18 @@ from utils.pruning.report import (
     find_knee,
     kept_words,
     layer_channels,
+    layer_notes,
     sweep_table,
 )
 from utils.pruning.sweep import precision_of, standings, torch_clock
 from utils.training.loss import DetectionLoss
 
+RUNS = "runs/prune"
 PROOF_IMAGES = 4
 TOLERANCE = 1e-4  # of the greatest value of a head: more than rounding
 SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # of a dry run
 QUICK_ROUNDS = 5  # of timing, on the way to a target
 TAYLOR_IMAGES = 256
-
-
-@dataclass(frozen=True)
-class PruneOptions:
-    """Options of prune.py."""
-
-    weights: str
-    """The trained network's weights, .weights or .pt; a bare name is found in weights/."""
-    cfg: str | None = None
-    """Network, a Darknet .cfg (default: the one inside the .pt)."""
-    data: str | None = None
-    """Data set, a Darknet .data or a .yaml, to measure AP on before and after (default: AP is not measured)."""
-    percent: float | None = None
-    """Remove this share of the removable channels, over the whole network (default: 0.5, unless there is a target)."""
-    target_flops: str | None = None
-    """Remove channels until so many FLOPs are left: a share such as 0.3, or an amount such as 1.5G."""
-    target_params: str | None = None
-    """Remove channels until so many parameters are left: a share such as 0.3, or an amount such as 1.0M."""
-    target_latency_ms: float | None = None
-    """Remove channels until an image takes so many milliseconds on this machine."""
-    strategy: Strategy = "slim"
-    """Channels that shortcuts tie: normal (they stay), shortcut (their mean counts), slim (the greatest counts)."""
-    importance: Criterion = "gamma"
-    """What a channel is judged by; taylor needs --data; random is what the others have to beat."""
-    min_keep: float = 0.1
-    """Least share of its channels that each layer keeps (always one)."""
-    round_to: int = 8
-    """Each layer keeps a multiple of this, or all (1: any number)."""
-    layers: int = 0
-    """First remove so many whole residual blocks, those of the least mean gamma."""
-    dry_run: bool = False
-    """Measure what shares of 0.1 to 0.9 would leave: a table and sweep.png; no network is written."""
-    img_size: str | int | None = None
-    """Input size in pixels, N or W,H, at which FLOPs, milliseconds and AP are measured (default: the cfg's)."""
-    batch_size: int = 16
-    """Images per step when AP is measured."""
-    workers: int = 2
-    """Processes that load images (0: none but the main one)."""
-    device: str = "auto"
-    """auto, cpu, cuda or cuda:N."""
-    seed: int = 0
-    """Seed of --importance random."""
-    name: str = "exp"
-    """Results go to runs/prune/NAME (NAME-2 ... where it exists)."""
 
 
 @dataclass(frozen=True)
@@ -103,11 +63,21 @@ class PruneResult:
     layers: list[LayerChannels]
 
 
+@dataclass(frozen=True)
+class Target:
+    """An option that says how little of the network is to be left: `amount` of (groups,) bool has to come to `goal`."""
+
+    option: str
+    goal: float
+    words: str
+    amount: Callable[[np.ndarray], float]
+
+
 class Pruning:
     """A network with all that is needed to choose among its channels. Raises InputError for bad input."""
 
     def __init__(self, options: PruneOptions) -> None:
-        check(options)
+        check_options(options)
         self.options = options
         self.device = choose_device(options.device)
         self.model = load_model(options.cfg, options.weights, device=self.device)
@@ -146,39 +116,37 @@ class Pruning:
 
     # ---- Which channels --------------------------------------------------------------------------------------------
 
-    def keep(self) -> np.ndarray:
-        """(groups,) bool: what stays for the target that was asked for; says so where it cannot be reached."""
-        options, choice, costs = self.options, self.choice, self.costs
-        now, whole = costs.parameters(choice.keep(0)), costs.gflops(choice.keep(0)) * 1e9
-        flops = parse_target(options.target_flops, whole, "--target-flops")
-        parameters = parse_target(options.target_params, now, "--target-params")
-        if flops is not None:
-            return self.reach(lambda keep: costs.gflops(keep) * 1e9, flops, "--target-flops", "{:,.0f} FLOPs")
-        if parameters is not None:
-            return self.reach(costs.parameters, parameters, "--target-params", "{:,} parameters")
+    def target(self) -> Target | None:
+        """What is to be reached; None where a share of the channels is to go."""
+        options, costs = self.options, self.costs
+        if options.target_flops is not None:
+            now = 1e9 * costs.gflops(self.choice.keep(0))
+            goal = parse_target(options.target_flops, now, "--target-flops")
+            return Target("target_flops", goal, "{:,.0f} FLOPs", lambda keep: 1e9 * costs.gflops(keep))
+        if options.target_params is not None:
+            goal = parse_target(options.target_params, costs.parameters(self.choice.keep(0)), "--target-params")
+            return Target("target_params", goal, "{:,.0f} parameters", costs.parameters)
         if options.target_latency_ms is not None:
             clock = torch_clock(self.size, self.device, QUICK_ROUNDS)
-            return self.reach(
-                lambda keep: clock([self.without(keep)])[0],
-                options.target_latency_ms,
-                "--target-latency-ms",
-                "{:.1f} ms",
+            return Target(
+                "target_latency_ms", options.target_latency_ms, "{:.1f} ms", lambda keep: clock([self.without(keep)])[0]
             )
-        asked = 0.5 if options.percent is None else options.percent
-        keep = choice.of_share(asked)
-        share = choice.share(keep)
-        if share < asked:
-            say(f"--percent {asked:g}: stopped at {share:.3f}, all that --strategy, --min-keep and --round-to allow")
-        return keep
+        return None
 
-    def reach(self, amount: Callable[[np.ndarray], float], target: float, flag: str, words: str) -> np.ndarray:
-        """What stays when `amount` has come down to the target. Raises InputError with the least that it can be."""
-        keep = self.choice.least(lambda keep: amount(keep) <= target)
-        if (least := amount(keep)) > target:
-            raise InputError(
-                f"{flag}: expected what --strategy {self.options.strategy} and --min-keep {self.options.min_keep:g} "
-                f"can reach, at least {words.format(least)}; got {words.format(target)}"
-            )
+    def keep(self) -> np.ndarray:
+        """(groups,) bool: what stays. Says where a share cannot be reached; raises InputError where a target cannot."""
+        options, choice, target = self.options, self.choice, self.target()
+        rules = f"--strategy {options.strategy}, --min-keep {options.min_keep:g} and --round-to {options.round_to}"
+        if target is None:
+            keep = choice.of_share(options.share)
+            if (share := choice.share(keep)) < options.share:
+                say(f"--percent {options.share:g}: stopped at {share:.3f}, all that {rules} allow")
+            return keep
+        keep = choice.least(lambda keep: target.amount(keep) <= target.goal)
+        if (least := target.amount(keep)) > target.goal:
+            flag = "--" + target.option.replace("_", "-")
+            got, best = (target.words.format(amount) for amount in (target.goal, least))
+            raise InputError(f"{flag}: expected what {rules} can reach, at least {best}; got {got}")
         return keep
 
     def without(self, keep: np.ndarray) -> Darknet:
@@ -199,31 +167,6 @@ class Pruning:
         difference = head_difference(expected, all_heads(compact, self.images))
         expected = all_heads(constant(self.model, book, labels), self.images)
         return difference, head_difference(expected, all_heads(self.without(keep), self.images))
-
-
-def check(options: PruneOptions) -> None:
-    """Raise InputError for a number that cannot be, or options that contradict each other."""
-    check_loading(options.batch_size, options.workers)
-    targets = [
-        flag
-        for flag in ("percent", "target_flops", "target_params", "target_latency_ms")
-        if getattr(options, flag) is not None
-    ]
-    if len(targets) > 1:
-        flags = " and ".join("--" + flag.replace("_", "-") for flag in targets)
-        raise InputError(f"{flags}: expected one of them")
-    if options.dry_run and targets:
-        raise InputError(f"--dry-run with --{targets[0].replace('_', '-')}: expected none; it tries many shares")
-    for flag in ("percent", "min_keep"):
-        value = getattr(options, flag)
-        if value is not None and not 0 <= value < 1:
-            raise InputError(f"--{flag.replace('_', '-')} {value:g}: expected 0 to below 1")
-    if options.target_latency_ms is not None and options.target_latency_ms <= 0:
-        raise InputError(f"--target-latency-ms {options.target_latency_ms:g}: expected more than 0")
-    if options.round_to < 1 or options.layers < 0:
-        raise InputError(f"--round-to {options.round_to}, --layers {options.layers}: expected at least 1, and 0")
-    if options.importance == "taylor" and options.data is None:
-        raise InputError("--importance taylor: expected --data with it, whose training images it looks at")
 
 
 def nothing_words(options: PruneOptions) -> str:
@@ -271,10 +214,16 @@ def proof_images(samples: list[Sample], settings: EvaluationSettings, device: to
 
 
 def prune(options: PruneOptions) -> PruneResult:
-    """Remove channels, prove that the smaller network is the masked one, measure it and write it.
+    """Remove channels, and train in between and afterwards where that is asked for.
 
     Raises InputError for bad input, and for a target that cannot be reached; nothing is written then.
     """
+    check_options(options)
+    return in_steps(options) if options.finetune_epochs else prune_once(options)
+
+
+def prune_once(options: PruneOptions, folder: Path | None = None) -> PruneResult:
+    """Remove channels, prove that the smaller network is the masked one, measure it, write it to `folder`."""
     pruning = Pruning(options)
     keep = pruning.keep()
     difference, folded = pruning.proof(keep)
@@ -283,10 +232,11 @@ def prune(options: PruneOptions) -> PruneResult:
     compact = pruning.without(keep)
     before, after = standings([pruning.original, compact], pruning.size, pruning.clock, pruning.precision)
     rows = layer_channels(pruning.choice, pruning.model, keep)
-    folder = new_run_folder("runs/prune", options.name)
-    write_network(pruning, compact, rows, folder)
-    title = f"{Path(options.weights).name}: channels of each layer"
-    draw_layers(folder / "channels.png", rows, title)
+    folder = folder or new_run_folder(RUNS, options.name)
+    notes = layer_notes(rows)
+    title = f"{Path(options.weights).name} pruned: {counted(len(notes), 'layer')} with fewer channels"
+    write_network(compact, folder, title, notes)
+    draw_layers(folder / "channels.png", rows, f"{Path(options.weights).name}: channels of each layer")
     facts = {
         "options": asdict(options),
         "before": asdict(before),
@@ -319,18 +269,69 @@ def clock_words(pruning: Pruning) -> str:
     return f"{pruning.device.type}, float32, {pruning.size[0]}x{pruning.size[1]}"
 
 
-def write_network(pruning: Pruning, compact: Darknet, rows: list[LayerChannels], folder: Path) -> None:
-    """pruned.cfg, which says what each layer had, pruned.weights, pruned.pt and the class names."""
-    changed = [row for row in rows if row.before != row.after]
-    notes: dict[int, str] = {}
-    for row in changed:
-        words = notes.get(row.index, f"layer {row.index}:") + f" {row.option} {row.after} of {row.before}"
-        notes[row.index] = words
-    comment = f"{Path(pruning.options.weights).name} pruned: {counted(len(notes), 'layer')} with fewer channels"
+def write_network(compact: Darknet, folder: Path, comment: str, notes: dict[int, str] | None = None) -> None:
+    """pruned.cfg, with notes on its layers, pruned.weights, pruned.pt and the class names."""
     write_text(folder / "pruned.cfg", compact.graph.to_cfg(comment, notes))
     write_text(folder / "pruned.names", "\n".join(compact.names) + "\n")
     save_weights(compact, folder / "pruned.weights")
     save_weights(compact, folder / "pruned.pt")
+
+
+def in_steps(options: PruneOptions) -> PruneResult:
+    """Prune a part of the way, train with the network as it was before as teacher, go on from there, to the end."""
+    plan = stages(options)
+    folder = new_run_folder(RUNS, options.name)
+    results = []
+    for number, stage in enumerate(plan, start=1):
+        say(f"step {number} of {len(plan)}")
+        step = folder / f"step{number}"
+        step.mkdir()
+        weights = options.weights if number == 1 else str(folder / f"step{number - 1}" / "train" / "best.pt")
+        cfg = options.cfg if number == 1 else None
+        results.append(prune_once(replace(stage, weights=weights, cfg=cfg), step))
+        trained = train(recovery(options, step))
+    last = results[-1]
+    after = replace(last.after, ap50=trained.metrics.ap50, ap=trained.metrics.ap)
+    compact = load_model(weights=trained.folder / "best.pt")
+    write_network(compact, folder, f"{Path(options.weights).name} pruned and trained")
+    facts = {"options": asdict(options), "before": asdict(results[0].before), "after": asdict(after)}
+    write_text(folder / "report.json", json.dumps(facts, indent=2) + "\n")
+    say(before_and_after(results[0].before, after, "as in each step"))
+    say(
+        f"pruned and trained in {counted(len(plan), 'step')}; in {folder}: "
+        "pruned.cfg, pruned.weights, pruned.pt, report.json"
+    )
+    return PruneResult(folder, results[0].before, after, last.layers)
+
+
+def stages(options: PruneOptions) -> list[PruneOptions]:
+    """The options of each step: every one leaves the same share of what the one before has left."""
+    count = options.iterations
+    each = replace(options, min_keep=options.min_keep ** (1 / count) if options.min_keep else 0, iterations=1)
+    pruning = Pruning(replace(options, layers=0))
+    target = pruning.target()
+    if target is None:
+        steps: list[dict[str, Any]] = [{"percent": 1 - (1 - options.share) ** (1 / count)}] * count
+    else:
+        present = target.amount(pruning.choice.keep(0))
+        amounts = [present * (target.goal / present) ** (number / count) for number in range(1, count + 1)]
+        steps = [{target.option: amount if target.option == "target_latency_ms" else str(amount)} for amount in amounts]
+    return [replace(each, layers=options.layers if number == 0 else 0, **step) for number, step in enumerate(steps)]
+
+
+def recovery(options: PruneOptions, folder: Path) -> TrainOptions:
+    """The training after a step, into its folder."""
+    shared = {key: getattr(options, key) for key in ("batch_size", "workers", "device", "seed", "img_size")}
+    return TrainOptions(
+        weights=str(folder / "pruned.pt"),
+        data=options.data or "",
+        epochs=options.finetune_epochs,
+        t_weights=options.weights,
+        t_cfg=options.cfg,
+        project=str(folder),
+        name="train",
+        **shared,
+    )
 
 
 def sweep(options: PruneOptions) -> list[SweepPoint]:
@@ -343,7 +344,7 @@ def sweep(options: PruneOptions) -> list[SweepPoint]:
     shares = [choice.share(keep) for keep in keeps]
     points = [SweepPoint(*each) for each in zip((0.0, *SHARES), shares, found, strict=True)]
     knee = find_knee(points)
-    folder = new_run_folder("runs/prune", options.name)
+    folder = new_run_folder(RUNS, options.name)
     write_text(folder / "sweep.json", json.dumps([asdict(point) for point in points], indent=2) + "\n")
     title = f"{Path(options.weights).name}, --strategy {options.strategy} --importance {options.importance}"
     draw_sweep(folder / "sweep.png", points, knee, title)

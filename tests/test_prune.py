@@ -43,8 +43,8 @@ def test_a_pruned_network_is_one_like_any_other(best: Path, data: Path) -> None:
     assert torch.equal(half(images), load_model(weights=folder / "pruned.pt")(images))
     kept = {row["index"]: row["after"] for row in facts["layers"]}
     assert kept == {node.index: node.options.filters for node in half.graph.nodes if node.kind != "yolo"}
-    assert f"filters {kept[0]} of 16" in (folder / "pruned.cfg").read_text()
-    assert "2.0" not in kept and "keep" in done.stdout and "AP@.5:.95" in done.stdout
+    assert f"layer 0 kept {kept[0]} of 16 filters" in (folder / "pruned.cfg").read_text()
+    assert "1 layer keeps all channels, the values of a head: 2" in done.stdout and "AP@.5:.95" in done.stdout
     measured = run("test.py", "--weights", folder / "pruned.pt", "--data", "s.data", "--workers", 0, folder=data)
     assert measured.returncode == 0, measured.stderr
     report = next((data / "runs" / "test").glob("*/metrics.json"))
@@ -70,6 +70,26 @@ def test_targets_are_reached(best: Path, data: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(command, "torch_clock", clock)
     quick = prune(PruneOptions(**base, target_latency_ms=15))  # type: ignore[arg-type]
     assert 12 < (quick.after.milliseconds or 0) <= 15
+
+
+def test_steps_prune_and_train_in_turns(best: Path, data: Path) -> None:
+    more = {"percent": 0.5, "iterations": 2, "finetune_epochs": 1, "batch_size": 8, "name": "steps"}
+    done = run("prune.py", *options(best, **more), folder=data)
+    assert done.returncode == 0, done.stderr
+    folder = data / "runs" / "prune" / "steps"
+    steps = [json.loads((folder / f"step{number}" / "report.json").read_text()) for number in (1, 2)]
+    shares = [facts["share_of_removable_channels"] for facts in steps]
+    assert shares == pytest.approx([1 - 0.5**0.5] * 2, abs=0.06)
+    assert steps[1]["before"]["parameters"] == steps[0]["after"]["parameters"]
+    assert steps[1]["options"]["min_keep"] == pytest.approx(0.05**0.5)
+    options_of_training = json.loads((folder / "step2" / "train" / "options.json").read_text())
+    assert options_of_training["t_weights"] == str(best) and options_of_training["epochs"] == 1
+    whole = json.loads((folder / "report.json").read_text())
+    assert whole["before"] == steps[0]["before"]
+    assert whole["after"]["parameters"] == steps[1]["after"]["parameters"]
+    images = torch.rand(1, 3, 96, 96)
+    trained, written = load_model(weights=folder / "step2/train/best.pt"), folder / "pruned.cfg"
+    assert torch.equal(trained(images), load_model(written, folder / "pruned.weights")(images))
 
 
 def test_a_dry_run_writes_no_network(best: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,6 +125,8 @@ def test_the_knee_is_where_ap_begins_to_fall() -> None:
         (["--target-latency-ms", -1], "expected more than 0"),
         (["--importance", "taylor"], "expected --data"),
         (["--dry-run", "--percent", 0.3], "--dry-run with --percent"),
+        (["--iterations", 2], "expected --finetune-epochs"),
+        (["--finetune-epochs", 2], "expected --data"),
         (["--cfg", "yolov3-tiny.cfg"], "is it from another cfg"),
         (["--img-size", 100], "divisible"),
         (["--data", "coco.data"], "coco.data"),

@@ -141,7 +141,6 @@ def test_taylor_is_the_change_of_the_loss_without_the_channel() -> None:
 
 
 def test_targets_are_shares_or_amounts() -> None:
-    assert parse_target(None, 10, "--x") is None
     assert parse_target("0.3", 8e6, "--x") == pytest.approx(2.4e6)
     assert parse_target("1.5M", 8e6, "--x") == 1.5e6
     assert parse_target("20", 8e6, "--x") == 20

@@ -93,10 +93,8 @@ def _output_cells(model: Any, convs: list[nn.Conv2d | nn.Linear], size: tuple[in
     return cells
 
 
-def parse_target(text: str | None, present: float, flag: str) -> float | None:
+def parse_target(text: str, present: float, flag: str) -> float:
     """`0.3`, a share of what there is, or an amount such as `1.0M` or `2.5G`, as an amount. Raises InputError."""
-    if text is None:
-        return None
     unit = UNITS.get(text[-1:].upper())
     try:
         number = float(text[:-1] if unit else text)

@@ -159,6 +159,16 @@ def draw_sweep(path: Path, points: Sequence[SweepPoint], knee: SweepPoint | None
     save_figure(figure, path)
 
 
+def layer_notes(rows: Sequence[LayerChannels]) -> dict[int, str]:
+    """Layer -> what was kept of it, for those that lost channels."""
+    notes: dict[int, str] = {}
+    for row in rows:
+        if row.before != row.after:
+            start = notes.get(row.index, f"layer {row.index} kept")
+            notes[row.index] = f"{start}{',' if row.index in notes else ''} {row.after} of {row.before} {row.option}"
+    return notes
+
+
 def kept_words(rows: Sequence[LayerChannels]) -> str:
     """Which layers keep all channels, and why, a line for each reason."""
     by_reason: dict[str, list[str]] = {}

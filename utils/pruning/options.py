@@ -1,0 +1,101 @@
+"""Every option of prune.py, with its default and its help."""
+
+from dataclasses import dataclass
+
+from utils.errors import InputError
+from utils.options import check_loading
+from utils.pruning.importance import Criterion
+from utils.pruning.plan import Strategy
+
+DEFAULT_SHARE = 0.5
+
+
+@dataclass(frozen=True)
+class PruneOptions:
+    """Options of prune.py."""
+
+    weights: str
+    """The trained network's weights, .weights or .pt; a bare name is found in weights/."""
+    cfg: str | None = None
+    """Network, a Darknet .cfg (default: the one inside the .pt)."""
+    data: str | None = None
+    """Data set, a Darknet .data or a .yaml, to measure AP on before and after (default: AP is not measured)."""
+    percent: float | None = None
+    """Remove this share of the removable channels, over the whole network (default: 0.5, unless there is a target)."""
+    target_flops: str | None = None
+    """Remove channels until so many FLOPs are left: a share such as 0.3, or an amount such as 1.5G."""
+    target_params: str | None = None
+    """Remove channels until so many parameters are left: a share such as 0.3, or an amount such as 1.0M."""
+    target_latency_ms: float | None = None
+    """Remove channels until an image takes so many milliseconds on this machine."""
+    strategy: Strategy = "slim"
+    """Channels that shortcuts tie: normal (they stay), shortcut (their mean counts), slim (the greatest counts)."""
+    importance: Criterion = "gamma"
+    """What a channel is judged by; taylor needs --data; random is what the others have to beat."""
+    min_keep: float = 0.1
+    """Least share of its channels that each layer keeps (always one)."""
+    round_to: int = 8
+    """Each layer keeps a multiple of this, or all (1: any number)."""
+    layers: int = 0
+    """First remove so many whole residual blocks, those of the least mean gamma."""
+    iterations: int = 1
+    """Prune in so many steps, each a part of the way, with --finetune-epochs after each."""
+    finetune_epochs: int = 0
+    """Train so many epochs after each step, on --data, with the network as it was before as teacher."""
+    dry_run: bool = False
+    """Measure what shares of 0.1 to 0.9 would leave: a table and sweep.png; no network is written."""
+    img_size: str | int | None = None
+    """Input size in pixels, N or W,H, at which FLOPs, milliseconds and AP are measured (default: the cfg's)."""
+    batch_size: int = 16
+    """Images per step when AP is measured."""
+    workers: int = 2
+    """Processes that load images (0: none but the main one)."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    seed: int = 0
+    """Seed of --importance random."""
+    name: str = "exp"
+    """Results go to runs/prune/NAME (NAME-2 ... where it exists)."""
+
+    @property
+    def share(self) -> float:
+        """`percent`, or its default."""
+        return DEFAULT_SHARE if self.percent is None else self.percent
+
+
+def check_options(options: PruneOptions) -> None:
+    """Raise InputError for a number that cannot be, or options that contradict each other."""
+    check_loading(options.batch_size, options.workers)
+    targets = [
+        flag
+        for flag in ("percent", "target_flops", "target_params", "target_latency_ms")
+        if getattr(options, flag) is not None
+    ]
+    if len(targets) > 1:
+        flags = " and ".join("--" + flag.replace("_", "-") for flag in targets)
+        raise InputError(f"{flags}: expected one of them")
+    if options.dry_run and targets:
+        raise InputError(f"--dry-run with --{targets[0].replace('_', '-')}: expected none; it tries many shares")
+    for flag in ("percent", "min_keep"):
+        value = getattr(options, flag)
+        if value is not None and not 0 <= value < 1:
+            raise InputError(f"--{flag.replace('_', '-')} {value:g}: expected 0 to below 1")
+    if options.target_latency_ms is not None and options.target_latency_ms <= 0:
+        raise InputError(f"--target-latency-ms {options.target_latency_ms:g}: expected more than 0")
+    if options.round_to < 1 or options.layers < 0:
+        raise InputError(f"--round-to {options.round_to}, --layers {options.layers}: expected at least 1, and 0")
+    if options.iterations < 1 or options.finetune_epochs < 0:
+        raise InputError(
+            f"--iterations {options.iterations}, --finetune-epochs {options.finetune_epochs}: "
+            "expected at least 1, and 0"
+        )
+    if options.iterations > 1 and not options.finetune_epochs:
+        raise InputError(
+            f"--iterations {options.iterations}: expected --finetune-epochs with it, to recover in between"
+        )
+    if options.finetune_epochs and options.data is None:
+        raise InputError(f"--finetune-epochs {options.finetune_epochs}: expected --data with it, to train on")
+    if options.dry_run and (options.finetune_epochs or options.iterations > 1):
+        raise InputError("--dry-run with --finetune-epochs: expected none; nothing is trained")
+    if options.importance == "taylor" and options.data is None:
+        raise InputError("--importance taylor: expected --data with it, whose training images it looks at")
