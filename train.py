@@ -25,6 +25,8 @@ from utils.network.graph import Graph, fit_heads, load_graph, num_classes_of, pa
 from utils.network.weights import Checkpoint, read_checkpoint
 from utils.options import choose_device, parse_size, run_command
 from utils.precision import choose_precision, precision_words
+from utils.pruning.gammas import Gammas
+from utils.pruning.sparsity import Sparsity
 from utils.training.anchors import all_anchors, fit_anchors, measure_anchors, with_anchors
 from utils.training.assign import HeadSpec
 from utils.training.autobatch import fitting_batch
@@ -108,6 +110,8 @@ def prepare(
     learner.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     factors = class_factors(options, samples[0], names)
     criterion, alone = (make_criterion(options, model, factors, each) for each in (ranks, Ranks()))
+    sparsity = options.sparsity_options()
+    gammas = Gammas.of(model) if sparsity is not None else None
     if options.autobatch:
         fitting = min(ranks.gather(fitting_batch(learner, alone, size, device, dtype)))
         options = replace(options, batch_size=fitting * ranks.world)
@@ -140,6 +144,9 @@ def prepare(
         parent = options.project or "runs/train"
         folder = ranks.share(new_run_folder(parent, options.name) if ranks.first else Path())
     trainee = make_trainee(learner, criterion, options, sampler.steps, folder, dtype, ranks, blocks)
+    if sparsity is not None and gammas is not None:
+        rates = trainee.schedule.epoch_rates(sampler.steps, options.accumulate)
+        trainee.regulariser = Sparsity(model, gammas, sparsity, rates)
     settings = EvaluationSettings(size, batch_size=own_batch, workers=options.workers, dtype=dtype)
     options = replace(options, data=str(spec.path))  # found again when resumed from another folder
     fingerprint = data_fingerprint([*samples[0], *samples[1]])

@@ -19,12 +19,14 @@ DOCUMENTS = (
     "docs/detecting.md",
     "docs/ghostnet.md",
     "docs/pruning.md",
+    "docs/pruning.md",
     "docs/training.md",
     "weights/README.md",
 )
 OPTIONS: dict[str, Any] = {
     "benchmark.py": ("benchmark", "Benchmark"),
     "classify.py": ("classify", "Command"),
+    "prune.py": ("prune", "PruneOptions"),
     "train.py": ("train", "TrainOptions"),
     "detect.py": ("detect", "CommandOptions"),
     "models.py": ("models", "ModelOptions"),

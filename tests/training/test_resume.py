@@ -18,6 +18,7 @@ from tests.training.small import make_set
 from train import TrainOptions, main, train
 from utils.errors import InputError, Stopped
 from utils.options import run_command
+from utils.pruning.sparsity import SparsitySchedule
 from utils.training import detection, engine
 from utils.training.checkpoint import find_run
 from utils.training.options import command_defaults
@@ -173,6 +174,39 @@ def test_stopped_in_the_middle_of_an_epoch(whole: Path, monkeypatch: pytest.Monk
     assert (state["epoch"], state["totals"]["steps"]) == (1, 3)
     train(TrainOptions(resume="runs/train/middle", workers=0))
     assert_same(whole / "runs/train/middle/last.pt", whole / "runs/train/whole/last.pt")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("schedule", ["local-decay", "auto"])
+def test_stopped_in_sparsity_training(whole: Path, monkeypatch: pytest.MonkeyPatch, schedule: SparsitySchedule) -> None:
+    """In its second half, where its state is no longer that of the start."""
+    monkeypatch.chdir(whole)
+    options = TrainOptions(
+        **OPTIONS, sparsity=0.3, sparsity_schedule=schedule, sparsity_share=0.3, sparsity_groups=True
+    )
+    train(replace(options, name=f"{schedule}-whole"))
+    original, calls = engine.Trainee.change, 0
+
+    def change(self: engine.Trainee, loss: torch.Tensor) -> bool:
+        nonlocal calls
+        calls += 1
+        if calls == 15:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(self, loss)
+
+    monkeypatch.setattr(engine.Trainee, "change", change)
+    with pytest.raises(Stopped):
+        train(replace(options, name=schedule))
+    state = torch.load(f"runs/train/{schedule}/last.pt", weights_only=True)["training"]
+    assert (state["epoch"], state["totals"]["steps"]) == (2, 3) and len(state["regulariser"]["counts"]) == 2
+    shown: list[int] = []
+    monkeypatch.setattr(detection, "draw_gammas", lambda path, counts, title: shown.append(len(counts)))
+    train(TrainOptions(resume=f"runs/train/{schedule}"))
+    assert shown[-1] == 4
+    folders = [whole / "runs/train" / name for name in (f"{schedule}-whole", schedule)]
+    assert_same(folders[0] / "last.pt", folders[1] / "last.pt")
+    rows = [(folder / "results.csv").read_text().splitlines() for folder in folders]
+    assert [row.split(",")[-2:] for row in rows[0]] == [row.split(",")[-2:] for row in rows[1]]
 
 
 @pytest.mark.slow

@@ -47,6 +47,7 @@ def capture(trainee: Trainee, progress: Progress, options: EngineOptions, finger
         "average": trainee.average.state_dict(),
         "optimizer": trainee.schedule.optimizer.state_dict(),
         "scaler": trainee.scaler.state_dict(),
+        "regulariser": trainee.regulariser.state_dict() if trainee.regulariser is not None else None,
         "skipped": [trainee.guard.skipped, trainee.guard.in_a_row],
         "random": torch.get_rng_state(),
         "random_gpu": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
@@ -60,6 +61,8 @@ def restore(state: dict[str, Any], trainee: Trainee, record: type[EpochRecord]) 
     trainee.schedule.optimizer.load_state_dict(state["optimizer"])
     if state["scaler"]:  # empty where it was not in use: float16 may come with another device
         trainee.scaler.load_state_dict(state["scaler"])
+    if trainee.regulariser is not None:
+        trainee.regulariser.load_state_dict(state["regulariser"])
     trainee.guard.skipped, trainee.guard.in_a_row = state["skipped"]
     torch.set_rng_state(state["random"])
     if len(state["random_gpu"]) == torch.cuda.device_count() and state["random_gpu"]:

@@ -13,6 +13,10 @@ from utils.evaluation.evaluate import EvaluationSettings, collect, evaluation_lo
 from utils.evaluation.metrics import Metrics, measure
 from utils.evaluation.pictures import draw_predictions
 from utils.files import write_text
+from utils.log import say
+from utils.pruning.gammas import NEAR_ZERO, layer_counts
+from utils.pruning.plots import draw_gammas, draw_sparsity
+from utils.pruning.sparsity import Sparsity
 from utils.training.anchors import all_anchors
 from utils.training.history import DistilledRecord, Panel, Record
 from utils.training.pictures import draw_batch
@@ -69,6 +73,26 @@ class DetectionRun(Run):
         """AP@.5 and AP@.5:.95."""
         return {"ap50": metrics.ap50 if metrics else None, "ap": metrics.ap if metrics else None}
 
+    @property
+    def sparsity(self) -> Sparsity | None:
+        """With --sparsity, what pulls gammas towards 0."""
+        return self.trainee.regulariser if isinstance(self.trainee.regulariser, Sparsity) else None
+
+    def close_epoch(self, metrics: Metrics | None) -> dict[str, float | None]:
+        """With --sparsity: how far it is, and how strong it was; the next epoch's may differ."""
+        if self.sparsity is None:
+            return {}
+        strength = self.sparsity.strength
+        ap = metrics.ap if metrics else None
+        share = self.sparsity.after_epoch(self.progress.epoch + 1, self.trainee.average.model, ap)
+        return {"near_zero": share, "sparsity": strength}
+
+    def remarks(self, record: Record) -> str:
+        """With --sparsity, the share of gammas near zero."""
+        if record.near_zero is None:
+            return ""
+        return f"{record.near_zero:.1%} of gammas below {NEAR_ZERO:g} (S {record.sparsity:.2g}), "
+
     def restored(self, best: dict[str, Any]) -> Metrics:
         """AP from its plain values."""
         return Metrics.from_dict(best)
@@ -78,12 +102,27 @@ class DetectionRun(Run):
         super().write_best()
         self.save_weights(self.trainee.average.model, self.folder / "best.weights")
 
+    def draw(self) -> None:
+        """The curves; with --sparsity, the gammas over the epochs."""
+        super().draw()
+        if self.sparsity is not None:
+            draw_gammas(
+                self.folder / "gammas.png", self.sparsity.counts, f"{self.folder.name}: gammas of {self.network}"
+            )
+
     def write_end(self, checks: DataLoader[Any]) -> None:
-        """Labels beside predictions."""
+        """Labels beside predictions; with --sparsity, the layers' gammas."""
         dataset: Any = checks.dataset
         settings = EvaluationSettings(self.settings.size, SHOWN_CONFIDENCE, self.settings.iou)
         model = self.trainee.average.model
         draw_predictions(self.folder / "predictions.jpg", model, dataset, self.model.names, settings)
+        if self.sparsity is not None:
+            title = f"{self.folder.name}: gammas of {self.network}, the averaged weights in last.pt"
+            draw_sparsity(self.folder / "sparsity.png", layer_counts(self.sparsity.gammas, model), title)
+            say(
+                f"{self.progress.records[-1].near_zero:.1%} of the gammas are below {NEAR_ZERO:g} in last.pt "
+                "(sparsity.png); best.pt may be from before they fell"
+            )
 
 
 class DistilledRun(DetectionRun):

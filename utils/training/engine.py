@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import psutil
 import torch
@@ -52,6 +52,19 @@ def network_of(model: nn.Module) -> nn.Module:
     return model
 
 
+class Regulariser(Protocol):
+    """What changes weights after the optimizer has, and has a state of its own."""
+
+    def step(self, rate: float) -> None:
+        """Change them; `rate` is the learning rate as a share of the highest."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """For a checkpoint, as plain values and tensors."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a `state_dict`."""
+
+
 @dataclass
 class Trainee:
     """All that a step changes, and how it is computed. `model` may wrap the network, see `network_of`.
@@ -72,6 +85,7 @@ class Trainee:
     ranks: Ranks = field(default_factory=Ranks)
     prepare: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = lambda images, targets: (images.float() / 255, targets)
     """From a batch, images (B, 3, H, W) uint8 and their targets, to what model and criterion take."""
+    regulariser: Regulariser | None = None
     fresh: bool = True
     """No gradients have been added since the last change."""
 
@@ -108,6 +122,8 @@ class Trainee:
         finite = self.guard.finite(self.ranks.mean(loss), norm)
         if finite:
             self.scaler.step(optimizer)
+            if self.regulariser is not None:
+                self.regulariser.step(self.schedule.rate)
             self.average.update(network_of(self.model))
         else:
             self.guard.restore_statistics()

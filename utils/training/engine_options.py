@@ -2,7 +2,7 @@
 
 import typing
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from utils.errors import InputError
@@ -96,8 +96,8 @@ ENGINE_RULES: tuple[Rule, ...] = (
 
 def check_values(options: EngineOptions, rules: tuple[Rule, ...]) -> None:
     """Raise InputError for an option whose value is of another type, or breaks a rule of the engine's or of `rules`."""
-    for field in fields(options):
-        check_type("--" + field.name.replace("_", "-"), getattr(options, field.name), field.type)
+    for name, wanted in typing.get_type_hints(type(options)).items():
+        check_type("--" + name.replace("_", "-"), getattr(options, name), wanted)
     for names, good, words in (*ENGINE_RULES, *rules):
         for name in names.split():
             value, flag = getattr(options, name), FLAGS.get(name, name).replace("_", "-")

@@ -3,7 +3,7 @@
 import csv
 import importlib.util
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 
 from utils.errors import InputError
@@ -36,9 +36,13 @@ class Record(EpochRecord):
     classes: float
     ap50: float | None
     ap: float | None
+    near_zero: float | None = None
+    """With --sparsity: the share of gammas that is near zero."""
+    sparsity: float | None = None
+    """With --sparsity: how strong it was."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DistilledRecord(Record):
     """One epoch of a detector with a teacher: the weighted parts of its loss, too."""
 
@@ -61,11 +65,15 @@ RATE_PANEL = Panel("Learning rate", {"lr": "learning rate"})
 
 
 def write_csv(path: Path, records: Sequence[EpochRecord]) -> None:
-    """All records, a header first: the epoch, losses and scores, the rest; empty where nothing was measured."""
+    """All records, a header first: the epoch, losses and scores, the rest; empty where nothing was measured.
+
+    Fields with a default, which not every training has, come last.
+    """
     common = [field.name for field in fields(EpochRecord)]
-    own = [field.name for field in fields(records[0]) if field.name not in common]
+    own = [field.name for field in fields(records[0]) if field.name not in common and field.default is MISSING]
+    rare = [field.name for field in fields(records[0]) if field.default is not MISSING]
     with whole_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=["epoch", *own, *common[1:]])
+        writer = csv.DictWriter(file, fieldnames=["epoch", *own, *common[1:], *rare])
         writer.writeheader()
         for record in records:
             writer.writerow({key: "" if value is None else f"{value:.6g}" for key, value in asdict(record).items()})

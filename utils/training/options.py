@@ -1,13 +1,17 @@
 """Every option of train.py, with its default and its help; and --hyp files, which set some of them."""
 
 import difflib
+import typing
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Annotated, Any
+
+import tyro
 
 from utils.data.augment import Augmentation
 from utils.data.cache import CacheMode
 from utils.errors import InputError
 from utils.files import find_file
+from utils.pruning.sparsity import USUAL, SparsityOptions, SparsitySchedule
 from utils.training.checkpoint import resumed_options, value_of
 from utils.training.distill import DistillOptions
 from utils.training.engine_options import EngineOptions, Rule, check_type, check_values
@@ -119,6 +123,20 @@ class TrainOptions(EngineOptions, TeacherOptions, StartOptions):
     """New heads predict centres in neighbouring cells, too, by this Darknet key in model.cfg (1: as in the cfg)."""
     autoanchor: bool = False
     """Fit the anchors to the data and write them into the run's model.cfg."""
+    sparsity: Annotated[float | None, tyro.conf.arg(aliases=["--s"])] = None
+    """Sparsity training for pruning: pull batch normalisation's gammas to 0 with this strength S, such as 0.001."""
+    sr: Annotated[bool, tyro.conf.arg(aliases=["-sr"])] = False
+    """Sparsity training; S is 0.001 unless given, or with the schedule auto what a training of this length needs."""
+    sparsity_schedule: SparsitySchedule = "constant"
+    """global-decay: S/100 after half of the training; local-decay: the same, but only for channels that will stay;
+    with auto it is raised and lowered so that --sparsity-share of the gammas gets near zero.
+    """
+    sparsity_share: float = 0.7
+    """The share of channels that is to go (local-decay), or of gammas that is to get below 0.01 (auto)."""
+    sparsity_max_drop: float = 0.02
+    """auto: lower S where AP@.5:.95 is this much below its best."""
+    sparsity_groups: bool = False
+    """Pull the gammas of channels that go together as one, by their Euclidean norm."""
     evolve: int = 0
     """Search for better options in N trainings (Optuna) and write the best as runs/evolve/NAME/hyp.yaml; goes on."""
 
@@ -137,6 +155,15 @@ class TrainOptions(EngineOptions, TeacherOptions, StartOptions):
             self.label_smoothing,
             self.focal_gamma,
             class_weights,
+        )
+
+    def sparsity_options(self) -> SparsityOptions | None:
+        """Strength and schedule of sparsity training, None where it is off."""
+        if not (self.sr or self.sparsity):
+            return None
+        strength = USUAL if self.sparsity is None and self.sparsity_schedule != "auto" else self.sparsity
+        return SparsityOptions(
+            strength, self.sparsity_schedule, self.sparsity_share, self.sparsity_max_drop, self.sparsity_groups
         )
 
     @property
@@ -158,6 +185,9 @@ DETECTION_RULES: tuple[Rule, ...] = (
         "0 or more",
     ),
     ("scale", lambda value: 0 <= value < 1, "0 to below 1"),
+    ("sparsity", lambda value: value is None or 0 <= value <= 1, "0 to 1, such as 0.001"),
+    ("sparsity_share", lambda value: 0 < value < 1, "above 0 and below 1"),
+    ("sparsity_max_drop", lambda value: 0 <= value <= 1, "0 to 1"),
     ("scale_x_y", lambda value: 1 <= value <= 3, "1 to 3"),
     ("distill_temperature", lambda value: 0 < value <= 100, "above 0, at most 100"),
     (
@@ -178,6 +208,7 @@ def check_options(options: TrainOptions) -> None:
     if options.rect and options.multi_scale:
         raise InputError("--rect with --multi-scale: expected one of them")
     check_distillation(options)
+    check_sparsity(options)
 
 
 def check_distillation(options: TeacherOptions) -> None:
@@ -192,6 +223,18 @@ def check_distillation(options: TeacherOptions) -> None:
         raise InputError(f"--t-weights with {flags} 0: expected one of them above 0")
 
 
+def check_sparsity(options: TrainOptions) -> None:
+    """Raise InputError for options of a sparsity training that contradict each other, or where there is none."""
+    if options.sr and options.sparsity == 0:
+        raise InputError("-sr with --sparsity 0: expected a strength above 0, such as 0.001")
+    if options.sparsity_schedule == "auto" and options.noval:
+        raise InputError("--sparsity-schedule auto with --noval: expected AP after each epoch, which it goes by")
+    defaults = TrainOptions()
+    for name in ("sparsity_schedule", "sparsity_share", "sparsity_max_drop", "sparsity_groups"):
+        if options.sparsity_options() is None and getattr(options, name) != getattr(defaults, name):
+            raise InputError(f"--{name.replace('_', '-')}: expected --sparsity or -sr with it")
+
+
 NOT_IN_FILES = {"hyp", "resume", "evolve"}
 
 
@@ -203,15 +246,15 @@ def read_hyp(name: str) -> dict[str, Any]:
     """
     path = find_file(name, "data")
     content = read_yaml(path, "lines `option: value`")
-    known = {field.name: field for field in fields(TrainOptions)}
+    known = typing.get_type_hints(TrainOptions)
     for key, value in content.items():
         if key in NOT_IN_FILES:
             raise InputError(f"{path}: {key} can be given on the command line alone")
         if key not in known:
             close = difflib.get_close_matches(str(key), known, n=1)
             raise InputError(f"{path}: unknown option {key!r}" + (f"; did you mean {close[0]!r}?" if close else ""))
-        content[key] = _as_command_line(value, known[key].type)
-        check_type(f"{path}: {key}", content[key], known[key].type)
+        content[key] = _as_command_line(value, known[key])
+        check_type(f"{path}: {key}", content[key], known[key])
     try:
         check_values(TrainOptions(**content), DETECTION_RULES)
     except InputError as error:

@@ -105,6 +105,14 @@ class Run(ABC):
     def scores(self, metrics: Any) -> dict[str, float | None]:
         """The fields of the record that hold metrics (None: nothing was measured)."""
 
+    def close_epoch(self, metrics: Any) -> dict[str, float | None]:
+        """Do what is done once an epoch is over (on every rank alike); further fields of the record."""
+        return {}
+
+    def remarks(self, record: Any) -> str:
+        """What an epoch's line says beside its metrics, a comma and a space behind it."""
+        return ""
+
     @abstractmethod
     def restored(self, best: dict[str, Any]) -> Any:
         """Metrics from their plain values."""
@@ -210,6 +218,7 @@ class Run(ABC):
         values: dict[str, Any] = {
             **totals.means(self.trainee.criterion.parts),
             **self.scores(metrics),
+            **self.close_epoch(metrics),
             "epoch": self.progress.epoch + 1,
             "lr": totals.lr,
             "images_per_second": totals.images * self.ranks.world / totals.seconds,
@@ -233,6 +242,7 @@ class Run(ABC):
         say(
             f"{self.label}: "
             + (f"{metrics}, " if metrics else "")
+            + self.remarks(record)
             + f"{record.images_per_second:.1f} images/s, {size_words(record.memory_bytes)}"
             + (f", {duration_words(left)} left" if left else "")
         )

@@ -52,6 +52,16 @@ class Schedule:
         shape = 1 - done if self.options.shape == "linear" else (1 + math.cos(math.pi * done)) / 2
         return (final + (1 - final) * shape) * min(1.0, (step + 1) / self.warmup)
 
+    def epoch_rates(self, steps: int, accumulate: int = 1) -> list[float]:
+        """For each epoch of so many steps, the sum of `factor` over those that change the weights."""
+        changes = [step for step in range(steps) if (step + 1) % accumulate == 0 or step + 1 == steps]
+        return [sum(self.factor(first + step) for step in changes) for first in range(0, self.total, steps)]
+
+    @property
+    def rate(self) -> float:
+        """The learning rate that is set, as a share of the highest."""
+        return self.optimizer.param_groups[0]["lr"] / self.options.lr
+
     def set(self, step: int) -> float:
         """Set the optimizer for step 0, 1, ... and return the learning rate."""
         lr = self.options.lr * self.factor(step)

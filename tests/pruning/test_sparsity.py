@@ -1,0 +1,463 @@
+"""Sparsity training: the pull against closed forms, whom it reaches and when, and how its strength changes."""
+
+import csv
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from models import Darknet
+from tests.commands import assert_refused, run, torchrun
+from tests.training.small import CFG, make_set
+from tests.training.test_engine import Broken, batch, state
+from tests.training.test_engine import run as run_epoch
+from train import TrainOptions, head_specs, train
+from utils.errors import InputError
+from utils.files import PROJECT
+from utils.network.graph import parse_graph
+from utils.pruning.gammas import NEAR_ZERO, Gammas, histogram, layer_counts, near_zero
+from utils.pruning.plots import short_name
+from utils.pruning.sparsity import Sparsity, SparsityOptions, shrink, shrink_groups
+from utils.training.engine import Trainee
+from utils.training.freeze import freeze
+from utils.training.guard import Guard
+from utils.training.optimizers import make_optimizer
+from utils.training.options import check_options, read_hyp
+from utils.training.schedule import Average, Schedule, ScheduleOptions
+
+NORMED_HEAD = CFG.replace("filters=12", "batch_normalize=1\nfilters=12").replace("[ghost]", "[ghost]\nversion=2", 1)
+PRUNABLE = (  # of NORMED_HEAD, block 0 frozen: neither the head's gammas, nor those of the attention in block 1
+    "blocks.1.ghost.primary_conv.1.weight",
+    "blocks.1.ghost.cheap_operation.1.weight",
+    "blocks.2.ghost.primary_conv.1.weight",
+    "blocks.2.ghost.cheap_operation.1.weight",
+    "blocks.3.unit.1.weight",
+)
+HEAD = "blocks.4.unit.1.weight"
+
+
+def network(text: str = CFG) -> Darknet:
+    torch.manual_seed(0)
+    return Darknet(parse_graph(text))
+
+
+def sparsity(model: Darknet, epochs: int = 4, rate: float = 10.0, **options: Any) -> Sparsity:
+    return Sparsity(model, Gammas.of(model), SparsityOptions(**options), [rate] * epochs)
+
+
+def trainee(model: Darknet, bad: set[int] | None = None, **options: Any) -> Trainee:
+    criterion = Broken(head_specs(model), bad=bad or set())
+    optimizer = make_optimizer(model, "muon", 0.004, 0.9, 0.01)
+    schedule = Schedule(optimizer, ScheduleOptions(0.004, warmup_epochs=0), 4, 10)
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    guard = Guard(model, Path("last.pt"), scaler)
+    return Trainee(model, criterion, schedule, Average(model), guard, scaler, None, **options)
+
+
+def set_gammas(model: Darknet, values: dict[str, list[float]]) -> None:
+    with torch.no_grad():
+        for name, each in values.items():
+            model.get_parameter(name).copy_(torch.tensor(each))
+
+
+# ---- One pull ------------------------------------------------------------------------------------------------------
+
+
+def test_soft_threshold_by_hand() -> None:
+    values = torch.tensor([1.0, -1.0, 0.05, -0.05, 0.0, 0.3])
+    pull = torch.tensor([0.25, 0.25, 0.1, 0.1, 0.1, 0.0])
+    assert shrink(values, pull).tolist() == [0.75, -0.75, 0.0, 0.0, 0.0, values[5].item()]
+
+
+def test_group_threshold_by_hand() -> None:
+    """Norms 5, 0.05 and 0, and a group that is not pulled; places as 0 0 1 2 3."""
+    values = torch.tensor([3.0, -4.0, 0.05, 0.0, 7.0])
+    groups, members = torch.tensor([0, 0, 1, 2, 3]), torch.tensor([[0, 1], [2, 5], [3, 5], [4, 5]])
+    pull = torch.tensor([0.5, 0.5, 0.1, 0.1, 0.0])
+    scale = 1 - 0.5 * math.sqrt(2) / 5
+    expected = torch.tensor([3 * scale, -4 * scale, 0, 0, 7])
+    torch.testing.assert_close(shrink_groups(values, pull, groups, members), expected)
+
+
+def test_equal_gammas_of_a_group_move_as_each_alone() -> None:
+    values, pull = torch.full((6,), -0.5), torch.full((6,), 0.125)
+    together = shrink_groups(values, pull, torch.zeros(6, dtype=torch.long), torch.arange(6)[None])
+    torch.testing.assert_close(together, shrink(values, pull))
+
+
+def test_it_pulls_as_far_as_an_l1_gradient_in_sgd() -> None:
+    """Learning rate 0.01 and momentum 0.937, as in the projects from which users know their S."""
+    model, gamma = network(), nn.Parameter(torch.ones(()))
+    optimizer = torch.optim.SGD([gamma], lr=0.01, momentum=0.937)
+    ours = sparsity(model, strength=0.001)
+    for _ in range(2000):
+        gamma.grad = 0.001 * gamma.detach().sign()
+        optimizer.step()
+        ours.step(1.0)
+    fallen = 1 - ours.tensors[0][0].item()
+    assert fallen == pytest.approx(1 - gamma.item(), rel=0.03) and 0.3 < fallen < 0.35
+
+
+# ---- Whom it reaches, and when -------------------------------------------------------------------------------------
+
+
+def test_the_gammas_that_can_go() -> None:
+    model = network(NORMED_HEAD)
+    freeze(list(model.blocks), [0])
+    gammas = Gammas.of(model)
+    assert gammas.names == (*PRUNABLE, HEAD)
+    assert gammas.prunable.tolist() == [True] * (16 * 4 + 32) + [False] * 12
+    assert (gammas.groups[:16] == gammas.groups[16:32]).all()  # a ghost goes with what it is made of
+    assert len(np.unique(gammas.groups)) == 16 + 16 + 32 + 12
+    members = gammas.members()
+    assert members.shape == (16 + 16 + 32 + 12, 2)
+    for group, places in enumerate(members):
+        assert places[places < 108].tolist() == np.flatnonzero(gammas.groups == group).tolist()
+
+
+def test_layers_that_share_weights_are_one() -> None:
+    conv = "[convolutional]\nfilters=16\nsize=3\npad=1\nstride=1\nbatch_normalize=1\nactivation=leaky\n"
+    shared = CFG.replace("[convolutional]\nfilters=32", f"{conv}{conv}share_index=3\n[convolutional]\nfilters=32", 1)
+    shared = shared.replace("filters=32\nsize=3\nstride=2", "filters=16\nsize=3\nstride=2")
+    model = network(shared)
+    assert model.blocks[3].unit[1] is model.blocks[4].unit[1]
+    assert sum(name.startswith(("blocks.3", "blocks.4")) for name in Gammas.of(model).names) == 1
+
+
+@pytest.mark.parametrize("optimizer_step", [0, 20])
+def test_a_step_pulls_nothing_else_and_the_average_follows(optimizer_step: int) -> None:
+    """Beside the same step without it. At step 20 of 40 the cosine is at (1 + 0.05) / 2."""
+    states, averages = [], []
+    for strength in (0.0, 0.3):
+        model = network(NORMED_HEAD)
+        one = trainee(model, frozen=freeze(list(model.blocks), [0]))
+        set_gammas(model, {PRUNABLE[4]: [0.001 * place for place in range(-16, 16)]})
+        one.regulariser = sparsity(model, strength=strength)
+        one.train_mode()
+        one.schedule.set(optimizer_step)
+        loss, _ = one.gradients(*batch(0)[:2])
+        assert one.change(loss)
+        states.append(state(model))
+        averages.append(state(one.average.model))
+    pull = 0.16 * 0.3 * (1 if optimizer_step == 0 else 0.525)
+    decay = 0.998 * (1 - math.exp(-1 / 200))
+    for name, plain in states[0].items():
+        if name not in PRUNABLE:
+            assert torch.equal(plain, states[1][name]), name
+            continue
+        pulled = plain.sign() * (plain.abs() - pull).clamp(min=0)
+        torch.testing.assert_close(states[1][name], pulled, rtol=0, atol=1e-6)
+        change = (averages[1][name] - averages[0][name]) / (1 - decay)
+        torch.testing.assert_close(change, pulled - plain, rtol=0, atol=1e-5)
+    assert (states[1][PRUNABLE[4]] == 0).all() and (states[1][PRUNABLE[0]] > 0.9).all()
+
+
+class Recorder:
+    """A regulariser that notes when it is called."""
+
+    def __init__(self) -> None:
+        self.rates: list[float] = []
+
+    def step(self, rate: float) -> None:
+        self.rates.append(rate)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+@pytest.mark.parametrize(("accumulate", "steps"), [(1, range(10)), (4, (3, 7, 9))])
+def test_once_for_each_change_of_the_weights(accumulate: int, steps: Any) -> None:
+    recorder = Recorder()
+    one = trainee(network(), accumulate=accumulate, regulariser=recorder)
+    run_epoch(one, [batch(index) for index in range(10)])
+    cosine = [0.05 + 0.95 * (1 + math.cos(math.pi * step / 40)) / 2 for step in steps]
+    assert recorder.rates == pytest.approx(cosine)
+    rates = one.schedule.epoch_rates(10, accumulate)
+    assert len(rates) == 4 and rates[0] == pytest.approx(sum(cosine))
+
+
+def test_not_for_a_step_that_is_not_finite() -> None:
+    recorder = Recorder()
+    one = trainee(network(), bad={2}, regulariser=recorder)
+    run_epoch(one, [batch(index) for index in range(3)])
+    assert len(recorder.rates) == 2 and one.guard.skipped == 1
+
+
+def test_groups_are_pulled_together() -> None:
+    """A ghost stays where its primary channel is large, and goes with it; each alone it would be at 0."""
+    model = network()
+    primary, cheap = "blocks.1.ghost.primary_conv.1.weight", "blocks.1.ghost.cheap_operation.1.weight"
+    start = {primary: [0.4] + [0.1] * 15, cheap: [0.3] + [0.05] * 15}
+    results = []
+    for grouped in (False, True):
+        set_gammas(model, start)
+        one = sparsity(model, strength=0.5, grouped=grouped)
+        for _ in range(4):
+            one.step(1.0)
+        results.append([model.get_parameter(name)[:2].tolist() for name in (primary, cheap)])
+    assert results[0] == [pytest.approx([0.08, 0]), pytest.approx([0, 0])]
+    norm = 0.5 - 4 * 0.08 * math.sqrt(2)
+    assert results[1] == [pytest.approx([0.8 * norm, 0], rel=1e-4), pytest.approx([0.6 * norm, 0], rel=1e-4)]
+
+
+# ---- Strength over the epochs --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("epochs", "before"), [(4, 2), (5, 3), (1, 1)])
+def test_global_decay(epochs: int, before: int) -> None:
+    model = network()
+    one, seen = sparsity(model, epochs, strength=0.2, schedule="global-decay"), []
+    for done in range(1, epochs + 1):
+        seen.append(one.strength)
+        one.after_epoch(done, model, None)
+    assert seen == pytest.approx([0.2] * before + [0.002] * (epochs - before))
+
+
+def test_constant_is_constant() -> None:
+    model = network()
+    one = sparsity(model, strength=0.2)
+    for done in range(1, 5):
+        one.after_epoch(done, model, 0.0)
+    assert one.strength == 0.2 and (one.factors == 1).all()
+
+
+def test_local_decay_spares_those_that_stay() -> None:
+    """40 of 112 gammas are to go."""
+    model = network()
+    low = [0.1] * 8 + [0.9] * 8
+    set_gammas(
+        model,
+        {
+            "blocks.0.unit.1.weight": [0.2] * 8 + [0.8] * 8,
+            "blocks.1.ghost.primary_conv.1.weight": [0.01] * 8 + [0.9] * 8,  # one small and one large: both stay
+            "blocks.1.ghost.cheap_operation.1.weight": [1.5] * 8 + [0.9] * 8,
+            "blocks.2.ghost.primary_conv.1.weight": low,
+            "blocks.2.ghost.cheap_operation.1.weight": low,
+            "blocks.3.unit.1.weight": [-0.3] * 16 + [-0.7] * 16,
+        },
+    )
+    one = sparsity(model, 4, strength=0.2, schedule="local-decay", share=40 / 112)
+    one.after_epoch(1, model, None)
+    assert (one.factors == 1).all()
+    one.after_epoch(2, model, None)
+    half = [True] * 8 + [False] * 8
+    goes = [*half, *[False] * 32, *half, *half, *[True] * 16, *[False] * 16]
+    assert one.factors.tolist() == pytest.approx([1 if each else 0.01 for each in goes]) and one.strength == 0.2
+    one.step(1.0)
+    gammas = model.get_parameter("blocks.3.unit.1.weight")
+    assert gammas[[0, 31]].tolist() == pytest.approx([-0.3 + 0.032, -0.7 + 0.00032])
+
+
+class Toy:
+    """Gammas that a loss holds on to: 60 % a little, 40 % strongly, for which AP falls when they are lost."""
+
+    EPOCHS, STEPS = 20, 50
+
+    def __init__(self, tolerant: bool, strength: float | None) -> None:
+        self.model = network()
+        self.one = sparsity(
+            self.model, self.EPOCHS, self.STEPS, strength=strength, schedule="auto", share=0.6, max_drop=0.05
+        )
+        generator = torch.Generator().manual_seed(0)
+        self.strong = [torch.rand(each.shape, generator=generator) > 0.6 for each in self.one.tensors]
+        self.tolerant = tolerant
+
+    def train(self) -> tuple[list[float], list[float]]:
+        """The shares near zero and the APs, epoch by epoch."""
+        shares, scores = [], []
+        for done in range(1, self.EPOCHS + 1):
+            for _ in range(self.STEPS):
+                for gammas, strong in zip(self.one.tensors, self.strong, strict=True):
+                    held = torch.where(strong | torch.tensor(not self.tolerant), 0.05, 0.001)
+                    with torch.no_grad():
+                        gammas += held * (1 - gammas)
+                self.one.step(1.0)
+            gammas, strong = torch.cat(self.one.tensors), torch.cat(self.strong)
+            lost = (1 - gammas.detach())[strong if self.tolerant else strong | True].clamp(0, 1).mean().item()
+            scores.append(0.6 - 0.3 * lost)
+            shares.append(self.one.after_epoch(done, self.model, scores[-1]))
+        return shares, scores
+
+
+@pytest.mark.parametrize("strength", [None, 0.001, 0.05])
+def test_auto_reaches_the_share_from_any_start(strength: float | None) -> None:
+    shares, scores = Toy(True, strength).train()
+    strong = torch.cat(Toy(True, None).strong).float().mean().item()
+    assert shares[0] < 0.6 <= shares[-1] <= 1.02 - strong  # and those held strongly are not among them
+    assert scores[-1] > max(scores) - 0.05
+
+
+def test_auto_gives_way_where_ap_falls() -> None:
+    """Where all gammas matter, the share cannot be had at that price; without a limit it is."""
+    toy = Toy(False, 0.02)
+    shares, scores = toy.train()
+    assert shares[-1] < 0.6 and np.mean(scores[10:]) > max(scores) - 0.05 - 0.02
+    careless = Toy(False, 0.02)
+    careless.one.options = SparsityOptions(None, "auto", 0.6, max_drop=1.0)
+    shares, scores = careless.train()
+    assert shares[-1] >= 0.6 and scores[-1] < max(scores) - 0.05
+
+
+def test_auto_by_hand() -> None:
+    """What is needed over what was achieved, between 0.8 and 1.5, or 1 where AP has fallen; half while AP falls on."""
+    model = network()
+
+    def level(value: float) -> None:
+        with torch.no_grad():
+            for gammas in one.tensors:
+                gammas.fill_(value)
+
+    one = sparsity(model, 10, 10.0, strength=None, schedule="auto", max_drop=0.04)
+    assert one.strength == pytest.approx(1 / (0.16 * 80))  # 80 % of the 100 steps, and gammas of 1
+    one.wanted = wanted = 0.05
+    for done, gamma, ap, factor, care in (
+        (1, 0.9, 0.5, 0.9 / 7 / 0.1, 1),  # fell by 0.1, 0.9 are left for 7 epochs
+        (2, 0.89, 0.5, 1.5, 1),  # by 0.01, and 0.89 for 6
+        (3, 0.4, 0.49, 0.8, 1),  # by 0.49, and 0.4 for 5
+        (4, 0.41, 0.47, 1, 1),  # it rose, but AP has lost more than half of 0.04
+        (5, 0.41, 0.45, 1, 0.5),  # all of it
+        (6, 0.41, 0.44, 1, 0.25),
+        (7, 0.41, 0.45, 1, 0.5),  # still, but AP rises
+        (8, 0.41, 0.49, 1, 1),
+        (9, 0.41, 0.50, 1.5, 1),
+        (10, 0.2, 0.49, 1, 1),  # no epoch is left
+    ):
+        level(gamma)
+        one.after_epoch(done, model, ap)
+        wanted *= factor
+        assert one.strength == pytest.approx(wanted * care), done
+
+
+# ---- What is counted -----------------------------------------------------------------------------------------------
+
+
+def test_counts() -> None:
+    assert near_zero(np.array([0, 0.0099, 0.01, 1])) == 0.5
+    counts = histogram(np.array([0, 0.0099, 0.0101, 1.001, 7]))
+    assert counts[[0, 1, 100, 199]].tolist() == [2, 1, 1, 1] and counts.sum() == 5
+    model = network(NORMED_HEAD)
+    set_gammas(model, {PRUNABLE[1]: [0.001] * 3 + [-0.5] * 13, HEAD: [0.0] * 12})
+    layers = {name: counts for name, *counts in layer_counts(Gammas.of(model), model)}
+    assert layers[PRUNABLE[1]] == [3, 13] and layers[PRUNABLE[4]] == [0, 32] and HEAD not in layers
+    assert [short_name(name) for name in PRUNABLE[1:5:3]] == ["1 cheap_operation", "3"]
+
+
+# ---- Trainings -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    make_set(tmp_path, images=16)
+    monkeypatch.chdir(tmp_path)
+    return {"cfg": "x.cfg", "data": "s.data", "epochs": 2, "batch_size": 4, "workers": 0, "device": "cpu"}
+
+
+@pytest.mark.slow
+def test_progress_is_seen(small: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("tensorboard")
+    result = train(TrainOptions(**{**small, "epochs": 4}, sparsity=1.0, amp="bf16", average=0.0, tensorboard=True))
+    rows = list(csv.DictReader((result.folder / "results.csv").open()))
+    tensors = torch.load(result.folder / "last.pt", weights_only=True)["model"]
+    gammas = torch.cat([tensor for name, tensor in tensors.items() if name.endswith(".1.weight")])
+    share = (gammas.abs() < 0.01).float().mean().item()
+    assert len(gammas) == 112 and share > 0.5  # 16 steps, each of up to 0.16
+    assert float(rows[3]["near_zero"]) == pytest.approx(share, rel=1e-4) and float(rows[3]["sparsity"]) == 1
+    output = capsys.readouterr().out
+    assert f"{share:.1%} of gammas below 0.01 (S 1), " in output and "in last.pt (sparsity.png)" in output
+    assert {"gammas.png", "sparsity.png"} <= {path.name for path in result.folder.iterdir()}
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(result.folder))
+    events.Reload()
+    assert [event.step for event in events.Scalars("near_zero")] == [1, 2, 3, 4]
+
+
+@pytest.mark.slow
+def test_without_it_nothing_is_filled_in(small: dict[str, Any]) -> None:
+    result = train(TrainOptions(**{**small, "epochs": 1}))
+    lines = (result.folder / "results.csv").read_text().splitlines()
+    older = "epoch,box,objectness,classes,ap50,ap,lr,images_per_second,seconds,validation_seconds,memory_bytes,skipped"
+    assert lines[0] == f"{older}_steps,near_zero,sparsity" and lines[1].endswith(",0,,")
+    assert not (result.folder / "gammas.png").exists() and not (result.folder / "sparsity.png").exists()
+
+
+@pytest.mark.slow
+def test_every_rank_pulls_alike(tmp_path: Path) -> None:
+    make_set(tmp_path, images=16)
+    script = tmp_path / "both.py"
+    script.write_text(
+        f"import os, sys, torch\nsys.path.insert(0, {str(PROJECT)!r})\n"
+        "from train import TrainOptions, train\n"
+        "from utils.options import run_command\n"
+        "from utils.training.detection import DetectionRun\n"
+        "finish = DetectionRun.finish\n"
+        "def saved(self, checks):\n"
+        "    torch.save((self.model.state_dict(), self.sparsity.strength), f\"{os.environ['RANK']}.pt\")\n"
+        "    return finish(self, checks)\n"
+        "DetectionRun.finish = saved\n"
+        "run_command(train, TrainOptions, '')\n"
+    )
+    arguments = "--cfg x.cfg --data s.data --epochs 3 --batch-size 4 --accumulate 2 --workers 0".split()
+    pulled = "-sr --sparsity 0.6 --sparsity-groups --sparsity-schedule auto".split()
+    done = torchrun(tmp_path, 2, str(script), *arguments, *pulled)
+    assert done.returncode == 0, done.stderr
+    (first, strength), (second, other) = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
+    assert strength == other != 0.6
+    gammas = torch.cat([tensor for name, tensor in first.items() if name.endswith(".1.weight")])
+    assert (gammas.abs() < NEAR_ZERO).any() or gammas.abs().mean() < 0.8
+    for name in first:
+        assert torch.equal(first[name], second[name]), name
+
+
+# ---- Options -------------------------------------------------------------------------------------------------------
+
+
+def test_the_switch_of_the_pruning_forks() -> None:
+    assert TrainOptions().sparsity_options() is None and TrainOptions(sparsity=0.0).sparsity_options() is None
+    assert TrainOptions(sr=True).sparsity_options() == SparsityOptions(0.001)
+    assert TrainOptions(sr=True, sparsity=0.01).sparsity_options() == SparsityOptions(0.01)
+    assert TrainOptions(sparsity=0.01, sparsity_groups=True).sparsity_options() == SparsityOptions(0.01, grouped=True)
+    auto = TrainOptions(sr=True, sparsity_schedule="auto", sparsity_share=0.5).sparsity_options()
+    assert auto == SparsityOptions(None, "auto", 0.5)
+
+
+def test_its_options_in_files(tmp_path: Path) -> None:
+    file = tmp_path / "h.yaml"
+    file.write_text("sparsity: 1e-3\nsr: true\nsparsity_schedule: local-decay\n")
+    assert read_hyp(str(file)) == {"sparsity": 0.001, "sr": True, "sparsity_schedule": "local-decay"}
+    file.write_text("sparsity: much\n")
+    with pytest.raises(InputError, match="sparsity: expected float, got 'much'"):
+        read_hyp(str(file))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--s -0.1", "--sparsity -0.1: expected 0 to 1, such as 0.001"),
+        ("--s nan", "--sparsity nan: expected 0 to 1"),
+        ("-sr --s 0", "-sr with --sparsity 0: expected a strength above 0"),
+        ("-sr --sparsity-share 1.2", "--sparsity-share 1.2: expected above 0 and below 1"),
+        ("-sr --sparsity-max-drop -1", "--sparsity-max-drop -1.0: expected 0 to 1"),
+        ("--sparsity-schedule auto", "--sparsity-schedule: expected --sparsity or -sr with it"),
+        ("--sparsity-groups", "--sparsity-groups: expected --sparsity or -sr with it"),
+        ("-sr --sparsity-schedule auto --noval", "--sparsity-schedule auto with --noval: expected AP"),
+        ("-sr --cfg bare.cfg", "--sparsity: expected a batch normalisation that is trained and whose channels may go"),
+        ("-sr --freeze 4", "--sparsity: expected a batch normalisation that is trained"),
+    ],
+)
+def test_what_is_refused(tmp_path: Path, arguments: str, message: str) -> None:
+    make_set(tmp_path, images=4)
+    (tmp_path / "bare.cfg").write_text(CFG.replace("batch_normalize=1\n", "batch_normalize=0\n"))
+    given = ["--cfg", "x.cfg", "--data", "s.data", "--workers", "0", *arguments.split()]
+    assert_refused(run("train.py", *given, folder=tmp_path), message, tmp_path)
+
+
+def test_a_strength_of_another_type() -> None:
+    with pytest.raises(InputError, match=r"--sparsity: expected float, got '0\.1'"):
+        check_options(TrainOptions(sparsity="0.1"))  # type: ignore[arg-type]
