@@ -107,7 +107,7 @@ class DetectionRun(Run):
         super().draw()
         if self.sparsity is not None:
             draw_gammas(
-                self.folder / "gammas.png", self.sparsity.counts, f"{self.folder.name}: gammas of {self.network}"
+                self.folder / "gammas.png", self.sparsity.counts, f"{self.folder.name}: gammas of the averaged weights"
             )
 
     def write_end(self, checks: DataLoader[Any]) -> None:
@@ -117,7 +117,7 @@ class DetectionRun(Run):
         model = self.trainee.average.model
         draw_predictions(self.folder / "predictions.jpg", model, dataset, self.model.names, settings)
         if self.sparsity is not None:
-            title = f"{self.folder.name}: gammas of {self.network}, the averaged weights in last.pt"
+            title = f"{self.folder.name}: gammas of the averaged weights"
             draw_sparsity(self.folder / "sparsity.png", layer_counts(self.sparsity.gammas, model), title)
             say(
                 f"{self.progress.records[-1].near_zero:.1%} of the gammas are below {NEAR_ZERO:g} in last.pt "
