@@ -48,11 +48,15 @@ def head(width: float = 0.0, scores: tuple[float, ...] = (0.0, 0.0, 0.0)) -> tor
     return raw
 
 
-def distill(lesson: Lesson, **gains: float) -> torch.Tensor:
+def lesson(student: torch.Tensor, teacher: torch.Tensor, maps: Any = ()) -> Lesson:
+    return Lesson([student], [teacher], [teacher[..., 4].sigmoid()], list(maps))
+
+
+def distill(given: Lesson, **gains: float) -> torch.Tensor:
     """(3,) the weighted parts that a teacher adds: logits, box, features."""
     options = DistillOptions(**{"logits": 1.0, "box": 1.0, "features": 0.0, **gains})
-    total, parts = DistillLoss(DetectionLoss([SPEC]), options)(lesson, OBJECT, (64, 64))
-    plain, own = DetectionLoss([SPEC])(lesson.student, OBJECT, (64, 64))
+    total, parts = DistillLoss(DetectionLoss([SPEC]), options)(given, OBJECT, (64, 64))
+    plain, own = DetectionLoss([SPEC])(given.student, OBJECT, (64, 64))
     torch.testing.assert_close(parts[:3], own)
     torch.testing.assert_close(total - plain, parts[3:].sum())
     return parts[3:]
@@ -79,9 +83,7 @@ def test_logits_by_hand() -> None:
     """Classes count as much as the teacher's objectness, whose sum divides both."""
     gains = LossOptions()
     t = 2.0
-    parts = distill(
-        Lesson([head(scores=(1.0, 2.0, -1.0))], [head(scores=(3.0, -2.0, 0.5))], []), box=0.0, temperature=t
-    )
+    parts = distill(lesson(head(scores=(1.0, 2.0, -1.0)), head(scores=(3.0, -2.0, 0.5))), box=0.0, temperature=t)
 
     def apart(student: float, teacher: float) -> float:
         p, q = sigmoid(student / t), sigmoid(teacher / t)
@@ -95,9 +97,9 @@ def test_logits_by_hand() -> None:
 
 def test_more_objects_of_the_teacher_divide() -> None:
     student, teacher = head(scores=(1.0, 0.0, 0.0)), head(scores=(4.0, 0.0, 0.0))
-    one = distill(Lesson([student], [teacher], []), box=0.0)[0]
+    one = distill(lesson(student, teacher), box=0.0)[0]
     student[0, 0, 0, 0], teacher[0, 0, 0, 0] = student[0, 0, 2, 1], teacher[0, 0, 2, 1]
-    two = distill(Lesson([student], [teacher], []), box=0.0)[0]
+    two = distill(lesson(student, teacher), box=0.0)[0]
     assert two.item() == pytest.approx(2 * one.item() / (2 * sigmoid(4.0)), rel=1e-5)
 
 
@@ -105,8 +107,8 @@ def test_probabilities_of_new_coords_are_compared_as_logits() -> None:
     spec = replace(SPEC, new_coords=True)
     raw = [torch.full((1, 1, 4, 4, 7), 0.5), torch.full((1, 1, 4, 4, 7), 0.5)]
     raw[0][..., 4:], raw[1][..., 4:] = 0.2, 0.9
-    criterion = DistillLoss(DetectionLoss([spec]), DistillOptions(box=0, features=0, temperature=1))
-    _, parts = criterion(Lesson(raw[:1], raw[1:], []), OBJECT, (64, 64))
+    criterion = DistillLoss(DetectionLoss([spec]), DistillOptions(1, box=0, features=0, temperature=1))
+    _, parts = criterion(Lesson(raw[:1], raw[1:], [raw[1][..., 4]], []), OBJECT, (64, 64))
     apart = entropy(0.2, 0.9) - entropy(0.9, 0.9)
     wanted = HEADS * (apart / 0.9 * JOINT_OBJECTNESS + 2 * apart * LossOptions().classes)
     assert parts[3].item() == pytest.approx(wanted, rel=1e-4)
@@ -132,10 +134,7 @@ def ciou_error(width: float) -> float:
 )
 def test_boxes_are_bounded_by_the_teacher(student: float, teacher: float, pushed: bool) -> None:
     assert (ciou_error(student) + MARGIN > ciou_error(teacher)) == pushed
-    raw = head(student).requires_grad_()
-    criterion = DistillLoss(DetectionLoss([SPEC], LossOptions(0, 0, 0)), DistillOptions(logits=0, features=0))
-    criterion.detection.options = LossOptions(box=0.05)
-    parts = distill(Lesson([raw], [head(teacher)], []), logits=0.0)
+    parts = distill(lesson(head(student), head(teacher)), logits=0.0)
     wanted = ciou_error(student) * LossOptions().box * HEADS if pushed else 0
     assert parts[1].item() == pytest.approx(wanted, abs=1e-6) and parts[0] == parts[2] == 0
 
@@ -144,8 +143,9 @@ def test_the_box_part_pushes_towards_the_object() -> None:
     raw = head(0.0).requires_grad_()
     gains = {"logits": 0.0, "features": 0.0}
     both, alone = (
-        torch.autograd.grad(DistillLoss(DetectionLoss([SPEC]), options)(lesson, OBJECT, (64, 64))[0], raw)[0]
-        for lesson in [Lesson([raw], [head(0.3)], [])]
+        torch.autograd.grad(
+            DistillLoss(DetectionLoss([SPEC]), options)(lesson(raw, head(0.3)), OBJECT, (64, 64))[0], raw
+        )[0]
         for options in (DistillOptions(box=1.0, **gains), DistillOptions(box=0.0, **gains))
     )
     torch.testing.assert_close(both[0, 0, 2, 1, :4], 2 * alone[0, 0, 2, 1, :4])  # the box loss once more
@@ -153,11 +153,15 @@ def test_the_box_part_pushes_towards_the_object() -> None:
 
 
 def test_features_by_hand() -> None:
-    """Squared differences over the teacher's mean square, the mean over maps of any size."""
-    zero = (torch.zeros(1, 3, 4, 4), torch.full((1, 3, 4, 4), 7.0))
-    half = (torch.full((1, 5, 2, 2), 1.0), torch.full((1, 5, 2, 2), 2.0))
-    parts = distill(Lesson([head()], [head()], [zero, half]), logits=0.0, box=0.0, features=2.0)
-    assert parts[2].item() == pytest.approx(2.0 * (1 + 0.25) / 2) and parts[0] == parts[1] == 0
+    """Squared differences over the teacher's squares, weighted by its greatest objectness; the mean over maps."""
+    teacher, sure = torch.full((1, 2, 1, 2), 4.0), torch.tensor([[[[0.9, 0.0]], [[0.1, 0.3]]]])  # (1, 2 anchors, 1, 2)
+    student = torch.tensor([[[[3.0, 0.0]], [[4.0, 4.0]]]])
+    whole = (torch.zeros(1, 3, 2, 2), torch.full((1, 3, 2, 2), 7.0))
+    maps = [(student, teacher), whole]
+    both = Lesson([head()], [head()], [sure, torch.full((1, 1, 2, 2), 0.2)], maps)
+    parts = distill(both, logits=0.0, box=0.0, features=2.0)
+    first = (0.9 * 1 + 0.3 * 16) / (0.9 * 32 + 0.3 * 32)
+    assert parts[2].item() == pytest.approx(2.0 * (first + 1) / 2) and parts[0] == parts[1] == 0
 
 
 # ---- Student, teacher and adapters ---------------------------------------------------------------------------------
@@ -181,12 +185,10 @@ def test_its_own_teacher_teaches_nothing_new() -> None:
     nn.init.dirac_(both.adapters[0].weight)
     nn.init.zeros_(both.adapters[0].bias)
     student.forward = student.raw  # type: ignore[method-assign]
-    lesson = both(torch.rand(2, 3, 64, 64))
-    options = DistillOptions(box=0.0, features=1.0)
-    nothing = DetectionLoss(head_specs(student), LossOptions(0, 1, 1))
-    criterion = DistillLoss(nothing, options)
-    added = criterion._logits(lesson.student, lesson.teacher) + criterion._features(lesson.maps)
-    assert added.item() == 0
+    seen = both(torch.rand(2, 3, 64, 64))
+    criterion = DistillLoss(DetectionLoss(head_specs(student)), DistillOptions(features=1.0))
+    added = criterion._logits(seen.student, seen.teacher, seen.sure) + criterion._features(seen)
+    assert added.item() == pytest.approx(0, abs=1e-12)
     added.backward()
     assert all(parameter.grad is None or not parameter.grad.any() for parameter in both.parameters())
 
@@ -194,14 +196,14 @@ def test_its_own_teacher_teaches_nothing_new() -> None:
 def test_maps_are_what_the_last_convolutions_read() -> None:
     both = pair().train()
     images = torch.rand(2, 3, 64, 64)
-    lesson = both(images)
-    ((mine, theirs),) = lesson.maps
+    seen = both(images)
+    ((mine, theirs),) = seen.maps
     assert mine.shape == theirs.shape == (2, 48, 8, 8) and mine.requires_grad and not theirs.requires_grad
     teacher = both.pair[1]
     last = teacher.graph.heads()[0].sources[0]
     torch.testing.assert_close(teacher.blocks[last](theirs), teacher.heads(images)[0])
     unfused = network(TEACHER, 1).eval()
-    torch.testing.assert_close(lesson.teacher[0], unfused.raw(images)[0], rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(seen.teacher[0], unfused.raw(images)[0], rtol=1e-3, atol=1e-3)
     assert not any(module._forward_pre_hooks for each in both.pair for module in each.modules())
 
 

@@ -6,7 +6,7 @@ cross-entropies, at a temperature T times T ** 2. Classes count as much as the t
 box: bounded by the teacher (Chen et al., "Learning efficient object detection models with knowledge distillation",
 NeurIPS 2017, equation 4, with 1 - CIoU as the error): pushed on only where the student is not better by a margin.
 features: the maps that the heads' last convolutions read, through a 1x1 convolution that learns along (Romero et al.,
-"FitNets", ICLR 2015).
+"FitNets", ICLR 2015), where the teacher sees objects.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from utils.errors import InputError
 from utils.names import class_names
+from utils.network.decode import decode_scores
 from utils.network.graph import IMAGE, Graph
 from utils.training.assign import Assignment, assigned_ciou
 from utils.training.loss import HEADS, JOINT_OBJECTNESS, DetectionLoss
@@ -32,10 +33,10 @@ MARGIN = 0.05  # of 1 - CIoU, by which the student must be better than the teach
 class DistillOptions:
     """Gains and temperature. Those of logits and box are times the detection loss's own; 0 turns a part off."""
 
-    logits: float = 1.0
+    logits: float = 0.3
     box: float = 1.0
-    features: float = 0.1
-    temperature: float = 2.0
+    features: float = 0.03
+    temperature: float = 1.0
 
 
 # ---- Student and teacher -------------------------------------------------------------------------------------------
@@ -43,12 +44,15 @@ class DistillOptions:
 
 @dataclass(frozen=True)
 class Lesson:
-    """What student and teacher make of the same images: raw heads (B, A, H, W, 5+C), and maps (B, C, H, W) of the
-    teacher, each behind the student's as adapted to it.
+    """What student and teacher make of the same images.
+
+    Raw heads (B, A, H, W, 5+C); how sure the teacher is of objects there, (B, A, H, W) probabilities; and maps
+    (B, C, H, W) of the teacher, each behind the student's as adapted to it.
     """
 
     student: list[Tensor]
     teacher: list[Tensor]
+    sure: list[Tensor]
     maps: list[tuple[Tensor, Tensor]]
 
 
@@ -74,8 +78,10 @@ class Distilled(nn.Module):
             raw = student(images)
         with torch.no_grad(), _inputs(teacher, self.layers[1]) as others:
             taught = teacher.raw(images)
+        heads = zip(taught, teacher.yolo_layers, strict=True)
+        sure = [decode_scores(head[..., 4].float(), layer.new_coords) for head, layer in heads]
         adapted = [adapter(own[layer]) for adapter, layer in zip(self.adapters, self.layers[0], strict=True)]
-        return Lesson(raw, taught, list(zip(adapted, (others[layer] for layer in self.layers[1]), strict=True)))
+        return Lesson(raw, taught, sure, list(zip(adapted, (others[layer] for layer in self.layers[1]), strict=True)))
 
 
 def _last_layers(graph: Graph) -> list[int]:
@@ -158,20 +164,19 @@ class DistillLoss(nn.Module):
         nothing = raw[0].new_zeros(())
         extra = torch.stack(
             (
-                self._logits(raw, taught) if self.options.logits else nothing,
+                self._logits(raw, taught, lesson.sure) if self.options.logits else nothing,
                 self._boxes(raw, taught, found, size) if self.options.box else nothing,
-                self._features(lesson.maps) if self.options.features else nothing,
+                self._features(lesson) if self.options.features else nothing,
             )
         )
         return total + extra.sum() * raw[0].shape[0] * self.ranks.world, torch.cat((parts, extra.detach()))
 
-    def _logits(self, raw: Sequence[Tensor], taught: Sequence[Tensor]) -> Tensor:
+    def _logits(self, raw: Sequence[Tensor], taught: Sequence[Tensor], surely: Sequence[Tensor]) -> Tensor:
         """Of all predictions, for each object that the teacher sees: over the sum of its objectness."""
         objectness = classes = objects = raw[0].new_zeros(())
-        for mine, theirs, spec in zip(raw, taught, self.detection.heads, strict=True):
+        for mine, theirs, sure, spec in zip(raw, taught, surely, self.detection.heads, strict=True):
             wanted = spec.logits(theirs[..., 4:])
             apart = soft_entropy(spec.logits(mine[..., 4:]), wanted, self.options.temperature)  # (B, A, H, W, 1+C)
-            sure = wanted[..., 0].sigmoid()
             objectness = objectness + apart[..., 0].sum()
             classes = classes + (apart[..., 1:].sum(-1) * sure).sum()
             objects = objects + sure.sum()
@@ -194,11 +199,18 @@ class DistillLoss(nn.Module):
         count = raw[0].new_tensor(sum(len(found.image) for found in assignments))
         return total / self._shared(count) * HEADS * self.detection.options.box * self.options.box
 
-    def _features(self, maps: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
-        """The squared difference over the teacher's mean square, the mean over maps: 1 for a student of zeros."""
-        apart = torch.stack([F.mse_loss(mine.float(), theirs.float()) for mine, theirs in maps])
-        scale = self.ranks.mean(torch.stack([theirs.float().square().mean() for _, theirs in maps]))
-        return (apart / scale.clamp(min=1e-12)).mean() * self.options.features
+    def _features(self, lesson: Lesson) -> Tensor:
+        """The squared difference over the teacher's square, weighted by how sure it is of an object in the cell.
+
+        The mean over maps; 1 for a student of zeros.
+        """
+        apart, scale = [], []
+        for (mine, theirs), each in zip(lesson.maps, lesson.sure, strict=True):
+            weight = each.amax(dim=1)[:, None]  # (B, 1, H, W)
+            apart.append(((mine.float() - theirs.float()).square() * weight).sum())
+            scale.append((theirs.float().square() * weight).sum())
+        relative = torch.stack(apart) / self.ranks.mean(torch.stack(scale)).clamp(min=1e-12)
+        return relative.mean() * self.options.features
 
     def _shared(self, count: Tensor) -> Tensor:
         """The mean over processes of what a sum is divided by; at least one over all of them."""

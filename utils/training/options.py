@@ -47,13 +47,13 @@ class TeacherOptions:
     """The teacher's network, a Darknet .cfg (default: the one in its .pt)."""
     t_weights: str | None = None
     """Learn from this trained network, too (.weights or .pt), which has the same heads and classes: distillation."""
-    distill_logits: float = 1.0
+    distill_logits: float = 0.3
     """With a teacher: weight of its objectness and classes, times --obj-gain and --cls-gain (0: off)."""
     distill_box: float = 1.0
     """With a teacher: weight of boxes that are not better than its own, times --box-gain (0: off)."""
-    distill_features: float = 0.1
+    distill_features: float = 0.03
     """With a teacher: weight of the maps before the heads, through adapters that are not kept (0: off)."""
-    distill_temperature: float = 2.0
+    distill_temperature: float = 1.0
     """With a teacher: its objectness and classes are softened by this (1: as they are)."""
 
     def distillation(self) -> DistillOptions:
