@@ -1,9 +1,15 @@
 """A tiny data set and network, for trainings that take seconds."""
 
+import os
+import signal
 from pathlib import Path
 
 import cv2
 import numpy as np
+import pytest
+from torch import Tensor
+
+from utils.training.engine import Trainee
 
 CFG = """[net]
 width=64
@@ -59,3 +65,17 @@ def make_set(folder: Path, images: int = 64, size: int = 64) -> None:
         (place / f"{index:03d}.txt").write_text(label)
     (folder / "s.data").write_text("classes=1\ntrain=set\nvalid=set\n")
     (folder / "x.cfg").write_text(CFG)
+
+
+def stop_at_change(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """A SIGTERM before the weights change for the so-many-th time."""
+    original, calls = Trainee.change, 0
+
+    def change(self: Trainee, loss: Tensor) -> bool:
+        nonlocal calls
+        calls += 1
+        if calls == number:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(self, loss)
+
+    monkeypatch.setattr(Trainee, "change", change)

@@ -15,7 +15,7 @@ from torch import nn
 from models import Darknet, load_model, save_weights
 from tests.commands import assert_refused, run, torchrun
 from tests.conftest import randomise
-from tests.training.small import CFG, make_set
+from tests.training.small import CFG, make_set, stop_at_change
 from train import TrainOptions, head_specs, train
 from utils.errors import InputError, Stopped
 from utils.files import PROJECT
@@ -309,16 +309,7 @@ def test_columns_with_and_without_a_teacher(whole: Path, place: Path, monkeypatc
 def test_stopped_and_resumed_bit_for_bit(whole: Path, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the middle of an epoch, and from another folder."""
     monkeypatch.chdir(place)
-    original, calls = engine.Trainee.change, 0
-
-    def change(self: engine.Trainee, loss: torch.Tensor) -> bool:
-        nonlocal calls
-        calls += 1
-        if calls == 9:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return original(self, loss)
-
-    monkeypatch.setattr(engine.Trainee, "change", change)
+    stop_at_change(monkeypatch, 9)
     with pytest.raises(Stopped):
         train(options(name="middle"))
     folder = place / "runs/train/middle"

@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 import torch
 
-from tests.training.small import make_set
+from tests.training.small import make_set, stop_at_change
 from train import TrainOptions, main, train
 from utils.errors import InputError, Stopped
 from utils.options import run_command
 from utils.pruning.sparsity import SparsitySchedule
-from utils.training import detection, engine
+from utils.training import detection
 from utils.training.checkpoint import find_run
 from utils.training.options import command_defaults
 
@@ -157,16 +157,7 @@ def test_a_signal_stops_it_in_good_order(whole: Path, number: int, code: int, ki
 def test_stopped_in_the_middle_of_an_epoch(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also with two loading processes and mid-epoch positions that differ from them."""
     monkeypatch.chdir(whole)
-    original, calls = engine.Trainee.change, 0
-
-    def change(self: engine.Trainee, loss: torch.Tensor) -> bool:
-        nonlocal calls
-        calls += 1
-        if calls == 9:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return original(self, loss)
-
-    monkeypatch.setattr(engine.Trainee, "change", change)
+    stop_at_change(monkeypatch, 9)
     options = TrainOptions(cfg="x.cfg", data="s.data", epochs=4, batch_size=8, amp="off", device="cpu", name="middle")
     with pytest.raises(Stopped):
         train(options)
@@ -185,16 +176,7 @@ def test_stopped_in_sparsity_training(whole: Path, monkeypatch: pytest.MonkeyPat
         **OPTIONS, sparsity=0.3, sparsity_schedule=schedule, sparsity_share=0.3, sparsity_groups=True
     )
     train(replace(options, name=f"{schedule}-whole"))
-    original, calls = engine.Trainee.change, 0
-
-    def change(self: engine.Trainee, loss: torch.Tensor) -> bool:
-        nonlocal calls
-        calls += 1
-        if calls == 15:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return original(self, loss)
-
-    monkeypatch.setattr(engine.Trainee, "change", change)
+    stop_at_change(monkeypatch, 15)
     with pytest.raises(Stopped):
         train(replace(options, name=schedule))
     state = torch.load(f"runs/train/{schedule}/last.pt", weights_only=True)["training"]
