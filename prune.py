@@ -7,20 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from models import Darknet, load_model, save_weights
-from train import TrainOptions, head_specs, train
+from train import head_specs, train
 from utils.data.augment import Augmentation
 from utils.data.cache import Pictures
 from utils.data.datafile import DataSpec, load_data
-from utils.data.dataset import EvaluationSet, TrainingSet, make_training_loader
+from utils.data.dataset import TrainingSet, make_training_loader
 from utils.data.labels import Sample, load_samples, report
 from utils.data.sampler import StepSampler
-from utils.errors import DataError, InputError
+from utils.errors import DataError, InputError, Stopped
 from utils.evaluation.evaluate import EvaluationSettings
-from utils.files import new_run_folder, write_text
+from utils.files import find_file, new_run_folder, write_text
 from utils.log import counted, say
 from utils.options import choose_device, parse_size, run_command
 from utils.pruning.apply import all_heads, constant, fold_constants, head_difference, masked, prune_channels
@@ -28,6 +26,7 @@ from utils.pruning.cost import Costs, Standing, parse_target
 from utils.pruning.groups import ChannelGroups
 from utils.pruning.importance import Changes, group_scores, loss_changes
 from utils.pruning.layers import remove_layers
+from utils.pruning.measuring import precision_of, proof_images, some_shapes, standings, torch_clock
 from utils.pruning.options import PruneOptions, check_options
 from utils.pruning.plan import Choice, Limits
 from utils.pruning.report import (
@@ -42,11 +41,12 @@ from utils.pruning.report import (
     layer_notes,
     sweep_table,
 )
-from utils.pruning.sweep import precision_of, standings, torch_clock
+from utils.training.autoprune import Candidate, Tools, candidate_table, draw_pareto, recommended, search
 from utils.training.loss import DetectionLoss
+from utils.training.recovery import in_steps
 
 RUNS = "runs/prune"
-PROOF_IMAGES = 4
+SEARCH = "options.json"
 TOLERANCE = 1e-4  # of the greatest value of a head: more than rounding
 SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # of a dry run
 QUICK_ROUNDS = 5  # of timing, on the way to a target
@@ -89,7 +89,7 @@ class Pruning:
         samples = [] if self.spec is None else read_samples(self.spec, self.spec.valid)
         self.precision = precision_of(samples, self.settings) if samples else None
         self.clock = torch_clock(self.size, self.device)
-        self.images = proof_images(samples or some_shapes(), self.settings, self.device)
+        self.images = proof_images(samples or some_shapes(), self.size, self.device)
         self.original = self.model
         self.model, self.gone = remove_layers(self.model, options.layers, Darknet)
         self.choose()
@@ -194,22 +194,6 @@ def read_samples(spec: DataSpec, images: tuple[Path, ...]) -> list[Sample]:
     return samples
 
 
-def some_shapes() -> list[Sample]:
-    """Pictures for the proof where there is no data set: of the embedded shapes."""
-    spec = load_data("shapes.data")
-    return load_samples(spec.valid[:PROOF_IMAGES], spec.num_classes, "images")[0]
-
-
-def proof_images(samples: list[Sample], settings: EvaluationSettings, device: torch.device) -> list[Tensor]:
-    """The first images that can be read, (1, 3, H, W), letterboxed."""
-    dataset = EvaluationSet(samples[:PROOF_IMAGES], settings.size)
-    items = [dataset[index] for index in range(len(dataset))]
-    pictures = [item.image.permute(2, 0, 1)[None].float().to(device) / 255 for item in items if item is not None]
-    if not pictures:
-        raise DataError(f"{samples[0].image}: expected images that can be read")
-    return pictures
-
-
 # ---- What the command does -----------------------------------------------------------------------------------------
 
 
@@ -219,7 +203,7 @@ def prune(options: PruneOptions) -> PruneResult:
     Raises InputError for bad input, and for a target that cannot be reached; nothing is written then.
     """
     check_options(options)
-    return in_steps(options) if options.finetune_epochs else prune_once(options)
+    return prune_in_steps(options) if options.finetune_epochs else prune_once(options)
 
 
 def prune_once(options: PruneOptions, folder: Path | None = None) -> PruneResult:
@@ -277,31 +261,24 @@ def write_network(compact: Darknet, folder: Path, comment: str, notes: dict[int,
     save_weights(compact, folder / "pruned.pt")
 
 
-def in_steps(options: PruneOptions) -> PruneResult:
+def prune_in_steps(options: PruneOptions) -> PruneResult:
     """Prune a part of the way, train with the network as it was before as teacher, go on from there, to the end."""
     plan = stages(options)
     folder = new_run_folder(RUNS, options.name)
-    results = []
-    for number, stage in enumerate(plan, start=1):
-        say(f"step {number} of {len(plan)}")
-        step = folder / f"step{number}"
-        step.mkdir()
-        weights = options.weights if number == 1 else str(folder / f"step{number - 1}" / "train" / "best.pt")
-        cfg = options.cfg if number == 1 else None
-        results.append(prune_once(replace(stage, weights=weights, cfg=cfg), step))
-        trained = train(recovery(options, step))
-    last = results[-1]
+    results = in_steps(plan, folder, prune_once, train)
+    (first, _), (last, trained) = results[0], results[-1]
     after = replace(last.after, ap50=trained.metrics.ap50, ap=trained.metrics.ap)
-    compact = load_model(weights=trained.folder / "best.pt")
-    write_network(compact, folder, f"{Path(options.weights).name} pruned and trained")
-    facts = {"options": asdict(options), "before": asdict(results[0].before), "after": asdict(after)}
+    write_network(
+        load_model(weights=trained.folder / "best.pt"), folder, f"{Path(options.weights).name} pruned and trained"
+    )
+    facts = {"options": asdict(options), "before": asdict(first.before), "after": asdict(after)}
     write_text(folder / "report.json", json.dumps(facts, indent=2) + "\n")
-    say(before_and_after(results[0].before, after, "as in each step"))
+    say(before_and_after(first.before, after, "as in each step"))
     say(
         f"pruned and trained in {counted(len(plan), 'step')}; in {folder}: "
         "pruned.cfg, pruned.weights, pruned.pt, report.json"
     )
-    return PruneResult(folder, results[0].before, after, last.layers)
+    return PruneResult(folder, first.before, after, last.layers)
 
 
 def stages(options: PruneOptions) -> list[PruneOptions]:
@@ -319,30 +296,19 @@ def stages(options: PruneOptions) -> list[PruneOptions]:
     return [replace(each, layers=options.layers if number == 0 else 0, **step) for number, step in enumerate(steps)]
 
 
-def recovery(options: PruneOptions, folder: Path) -> TrainOptions:
-    """The training after a step, into its folder."""
-    shared = {key: getattr(options, key) for key in ("batch_size", "workers", "device", "seed", "img_size")}
-    return TrainOptions(
-        weights=str(folder / "pruned.pt"),
-        data=options.data or "",
-        epochs=options.finetune_epochs,
-        t_weights=options.weights,
-        t_cfg=options.cfg,
-        project=str(folder),
-        name="train",
-        **shared,
-    )
-
-
 def sweep(options: PruneOptions) -> list[SweepPoint]:
-    """What many shares would leave of the network: a table, sweep.json and sweep.png."""
+    """What many shares would leave of the network."""
     pruning = Pruning(options)
     choice = pruning.choice
     keeps = [choice.keep(0), *map(choice.of_share, SHARES)]
     models = [pruning.original, *(pruning.without(keep) for keep in keeps[1:])]
     found = standings(models, pruning.size, pruning.clock, pruning.precision)
-    shares = [choice.share(keep) for keep in keeps]
-    points = [SweepPoint(*each) for each in zip((0.0, *SHARES), shares, found, strict=True)]
+    return [SweepPoint(*each) for each in zip((0.0, *SHARES), map(choice.share, keeps), found, strict=True)]
+
+
+def dry_run(options: PruneOptions) -> list[SweepPoint]:
+    """The sweep told: a table, sweep.json and sweep.png."""
+    points = sweep(options)
     knee = find_knee(points)
     folder = new_run_folder(RUNS, options.name)
     write_text(folder / "sweep.json", json.dumps([asdict(point) for point in points], indent=2) + "\n")
@@ -351,16 +317,66 @@ def sweep(options: PruneOptions) -> list[SweepPoint]:
     say(sweep_table(points, knee))
     say(
         (f"* the knee: beyond {knee.share:.0%} AP falls faster; " if knee else "")
-        + f"AP without any training afterwards; ms: {clock_words(pruning)}; "
+        + "AP without any training afterwards; ms: one image in float32; "
         f"no network was written; in {folder}: sweep.json, sweep.png"
     )
     return points
 
 
+def measure(options: PruneOptions) -> Standing:
+    """A network as it is."""
+    pruning = Pruning(options)
+    return standings([pruning.original], pruning.size, pruning.clock, pruning.precision)[0]
+
+
+def auto(options: PruneOptions) -> list[Candidate]:
+    """Sparsity training, then pruning and recovery in turns while AP holds; or go on with a stopped search."""
+    if options.resume is not None:
+        folder, options = reopen(options.resume)
+    else:
+        check_options(options)
+        options = found_anywhere(options, Pruning(options))  # bad input is an error before the folder is made
+        folder = new_run_folder(RUNS, options.name)
+        write_text(folder / SEARCH, json.dumps(asdict(options), indent=2) + "\n")
+    try:
+        found = search(options, folder.resolve(), Tools(train, prune_once, sweep, measure))
+    except Stopped as stopped:
+        stopped.advise(f"; go on with: python prune.py --resume {folder}")
+        raise
+    best, least = recommended(found), (found[0].standing.ap or 0.0) - options.max_map_drop
+    cfg = options.cfg if best.name == "whole" else None
+    write_network(
+        load_model(cfg, best.weights), folder, f"{Path(options.weights).name} pruned and trained: {best.name}"
+    )
+    draw_pareto(folder / "pareto.png", found, least, f"{Path(options.weights).name}: at least {least:.3f} wanted")
+    say(candidate_table(found))
+    say(f"* recommended: {best.name}; in {folder}: pruned.cfg, pruned.weights, pruned.pt, auto.json, pareto.png")
+    return found
+
+
+def found_anywhere(options: PruneOptions, pruning: Pruning) -> PruneOptions:
+    """The options with files by their whole paths, so that they are found again when resumed from another folder."""
+    assert pruning.spec is not None
+    cfg = None if options.cfg is None else str(find_file(options.cfg, "cfg").resolve())
+    weights = str(find_file(options.weights, "weights").resolve())
+    epochs = options.finetune_epochs or options.sparsity_epochs
+    return replace(options, weights=weights, cfg=cfg, data=str(pruning.spec.path), finetune_epochs=epochs)
+
+
+def reopen(run: str) -> tuple[Path, PruneOptions]:
+    """The folder of a search and its options. Raises InputError for another folder."""
+    folder = Path(run)
+    if not (folder / SEARCH).is_file():
+        raise InputError(f"--resume {run}: expected a folder by prune.py --auto, with {SEARCH}")
+    return folder, PruneOptions(**json.loads((folder / SEARCH).read_text()))
+
+
 def main(options: PruneOptions) -> None:
     """Prune, or look at what pruning would leave."""
-    if options.dry_run:
-        sweep(options)
+    if options.auto or options.resume is not None:
+        auto(options)
+    elif options.dry_run:
+        dry_run(options)
     else:
         prune(options)
 

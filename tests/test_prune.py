@@ -1,7 +1,9 @@
 """prune.py as a user runs it."""
 
 import json
+import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,8 +11,9 @@ import torch
 
 import prune as command
 from models import Darknet, load_model, save_weights
-from prune import PruneOptions, prune, sweep
+from prune import PruneOptions, dry_run, prune
 from tests.commands import assert_refused, run
+from utils.errors import InputError, Stopped
 from utils.network.graph import load_graph
 from utils.pruning.cost import Standing
 from utils.pruning.report import SweepPoint, find_knee
@@ -92,9 +95,50 @@ def test_steps_prune_and_train_in_turns(best: Path, data: Path) -> None:
     assert torch.equal(trained(images), load_model(written, folder / "pruned.weights")(images))
 
 
+@pytest.mark.slow
+def test_the_whole_way_and_on_from_where_it_was_stopped(
+    best: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(data)
+    base = {"weights": str(best), "data": "s.data", "round_to": 1, "workers": 0, "batch_size": 8, "auto": True}
+    more = {"sparsity_epochs": 2, "rounds": 2, "max_map_drop": 0.5, "name": "auto"}
+    measured = command.measure
+
+    def stop(options: PruneOptions) -> Standing:
+        if "round1" in options.weights:
+            raise Stopped(signal.SIGINT)
+        return measured(options)
+
+    monkeypatch.setattr(command, "measure", stop)
+    with pytest.raises(Stopped, match=r"go on with: python prune.py --resume runs/prune/auto"):
+        command.auto(PruneOptions(**base, **more))  # type: ignore[arg-type]
+    monkeypatch.setattr(command, "measure", measured)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(command, "prune_once", _only_round_2(command.prune_once))
+    found = command.auto(PruneOptions(resume=str(data / "runs/prune/auto")))
+    assert [each.name for each in found] == ["whole", "sparse", "round1", "round2"]
+    folder = data / "runs/prune/auto"
+    names = {"auto.json", "options.json", "pareto.png", "pruned.cfg", "pruned.names", "pruned.pt", "pruned.weights"}
+    assert {path.name for path in folder.iterdir()} == names | {"sparse", "round1", "round2"}
+    sizes = [each.standing.parameters for each in found]
+    assert sizes[0] == sizes[1] > sizes[2] > sizes[3]
+    chosen = load_model(weights=folder / "pruned.pt")
+    assert sum(parameter.numel() for parameter in chosen.parameters()) in sizes
+    with pytest.raises(InputError, match=r"expected a folder by prune.py --auto"):
+        command.auto(PruneOptions(resume=str(tmp_path)))
+
+
+def _only_round_2(prune_once: Any) -> Any:
+    def checked(options: PruneOptions, folder: Path) -> Any:
+        assert folder.name == "round2"
+        return prune_once(options, folder)
+
+    return checked
+
+
 def test_a_dry_run_writes_no_network(best: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(data)
-    points = sweep(PruneOptions(weights=str(best), data="s.data", round_to=1, min_keep=0.0, workers=0, name="dry"))
+    points = dry_run(PruneOptions(weights=str(best), data="s.data", round_to=1, min_keep=0.0, workers=0, name="dry"))
     assert {path.name for path in (data / "runs" / "prune" / "dry").iterdir()} == {"sweep.json", "sweep.png"}
     shares = [point.share for point in points]
     assert shares == sorted(shares) and all(point.share >= point.asked for point in points[:-1])
@@ -127,6 +171,9 @@ def test_the_knee_is_where_ap_begins_to_fall() -> None:
         (["--dry-run", "--percent", 0.3], "--dry-run with --percent"),
         (["--iterations", 2], "expected --finetune-epochs"),
         (["--finetune-epochs", 2], "expected --data"),
+        (["--auto"], "--auto: expected --data"),
+        (["--auto", "--data", "shapes.data", "--percent", 0.5], "--auto with --percent"),
+        (["--resume", "nowhere"], "expected a folder by prune.py --auto"),
         (["--cfg", "yolov3-tiny.cfg"], "is it from another cfg"),
         (["--img-size", 100], "divisible"),
         (["--data", "coco.data"], "coco.data"),

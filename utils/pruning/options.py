@@ -14,7 +14,7 @@ DEFAULT_SHARE = 0.5
 class PruneOptions:
     """Options of prune.py."""
 
-    weights: str
+    weights: str = ""
     """The trained network's weights, .weights or .pt; a bare name is found in weights/."""
     cfg: str | None = None
     """Network, a Darknet .cfg (default: the one inside the .pt)."""
@@ -41,7 +41,19 @@ class PruneOptions:
     iterations: int = 1
     """Prune in so many steps, each a part of the way, with --finetune-epochs after each."""
     finetune_epochs: int = 0
-    """Train so many epochs after each step, on --data, with the network as it was before as teacher."""
+    """Train so many epochs after each step, on --data, with the network as it was before as teacher (with --auto:
+    as many as --sparsity-epochs, unless given).
+    """
+    auto: bool = False
+    """The whole way: sparsity training, then pruning and recovery in turns while AP holds; needs --data."""
+    max_map_drop: float = 0.01
+    """With --auto: by how much AP@.5:.95 may be lower in the end."""
+    sparsity_epochs: int = 30
+    """With --auto: epochs of the sparsity training."""
+    rounds: int = 5
+    """With --auto: prune and train at most so many times."""
+    resume: str | None = None
+    """Go on with an --auto that was stopped, in this folder; all else is as it was."""
     dry_run: bool = False
     """Measure what shares of 0.1 to 0.9 would leave: a table and sweep.png; no network is written."""
     img_size: str | int | None = None
@@ -66,6 +78,10 @@ class PruneOptions:
 def check_options(options: PruneOptions) -> None:
     """Raise InputError for a number that cannot be, or options that contradict each other."""
     check_loading(options.batch_size, options.workers)
+    if not options.weights:
+        raise InputError("--weights: expected the trained network's weights")
+    if options.auto:
+        check_auto(options)
     targets = [
         flag
         for flag in ("percent", "target_flops", "target_params", "target_latency_ms")
@@ -99,3 +115,20 @@ def check_options(options: PruneOptions) -> None:
         raise InputError("--dry-run with --finetune-epochs: expected none; nothing is trained")
     if options.importance == "taylor" and options.data is None:
         raise InputError("--importance taylor: expected --data with it, whose training images it looks at")
+
+
+def check_auto(options: PruneOptions) -> None:
+    """Raise InputError for options that --auto cannot work with."""
+    if options.data is None:
+        raise InputError("--auto: expected --data with it, to train and to measure on")
+    if not 0 <= options.max_map_drop < 1:
+        raise InputError(f"--max-map-drop {options.max_map_drop:g}: expected 0 to below 1")
+    if options.sparsity_epochs < 1 or options.rounds < 1:
+        raise InputError(
+            f"--sparsity-epochs {options.sparsity_epochs}, --rounds {options.rounds}: expected at least 1 each"
+        )
+    if options.dry_run or options.iterations > 1 or options.layers:
+        raise InputError("--auto with --dry-run, --iterations or --layers: expected none; it goes its own way")
+    for flag in ("percent", "target_flops", "target_params", "target_latency_ms"):
+        if getattr(options, flag) is not None:
+            raise InputError(f"--auto with --{flag.replace('_', '-')}: expected none; it goes as far as AP holds")

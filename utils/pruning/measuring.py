@@ -1,11 +1,15 @@
-"""Networks measured: size, speed and AP of one, and of what many shares of its channels would leave."""
+"""Networks measured: size, speed, AP; and the pictures that two networks are compared on."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from utils.data.labels import Sample
+from utils.data.datafile import load_data
+from utils.data.dataset import EvaluationSet
+from utils.data.labels import Sample, load_samples
+from utils.errors import DataError
 from utils.evaluation.evaluate import EvaluationSettings, collect, evaluation_loader
 from utils.evaluation.metrics import Metrics, measure
 from utils.network.speed import inference_pass, time_in_turns
@@ -13,6 +17,7 @@ from utils.network.summary import gflops, trace
 from utils.pruning.cost import Standing
 
 ROUNDS = 11  # of timing
+PROOF_IMAGES = 4
 
 Clock = Callable[[Sequence[Any]], list[float]]
 """Networks -> milliseconds of one image in each, measured in turns."""
@@ -54,3 +59,19 @@ def precision_of(samples: Sequence[Sample], settings: EvaluationSettings) -> Cal
         return measure(collect(model, samples, settings, "evaluation", loader), model.names)
 
     return average_precision
+
+
+def some_shapes() -> list[Sample]:
+    """Pictures for the proof where there is no data set: of the embedded shapes."""
+    spec = load_data("shapes.data")
+    return load_samples(spec.valid[:PROOF_IMAGES], spec.num_classes, "images")[0]
+
+
+def proof_images(samples: list[Sample], size: tuple[int, int], device: torch.device) -> list[Tensor]:
+    """The first images that can be read, (1, 3, H, W), letterboxed."""
+    dataset = EvaluationSet(samples[:PROOF_IMAGES], size)
+    items = [dataset[index] for index in range(len(dataset))]
+    pictures = [item.image.permute(2, 0, 1)[None].float().to(device) / 255 for item in items if item is not None]
+    if not pictures:
+        raise DataError(f"{samples[0].image}: expected images that can be read")
+    return pictures
