@@ -136,6 +136,20 @@ def _only_round_2(prune_once: Any) -> Any:
     return checked
 
 
+def test_rounding_is_no_fault(best: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(data)
+    pruning = command.Pruning(PruneOptions(weights=str(best), data="s.data", round_to=1, workers=0))
+    real, seen = command.head_difference, []
+
+    def first_wrong(one: Any, other: Any) -> float:
+        seen.append(next(pruning.model.parameters()).dtype)
+        return 1.0 if len(seen) == 1 else real(one, other)
+
+    monkeypatch.setattr(command, "head_difference", first_wrong)
+    assert pruning.proof(pruning.keep())[0] < 1e-6
+    assert seen == [torch.float32, torch.float64, torch.float32]
+
+
 def test_a_dry_run_writes_no_network(best: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(data)
     points = dry_run(PruneOptions(weights=str(best), data="s.data", round_to=1, min_keep=0.0, workers=0, name="dry"))

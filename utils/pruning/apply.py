@@ -28,7 +28,7 @@ def pruned_graph(graph: Graph, book: ChannelBook, keep: np.ndarray) -> Graph:
 
 def prune_channels(model: Any, book: ChannelBook, keep: np.ndarray, build: Callable[[Graph], Any]) -> Any:
     """A network without the channels that do not stay, their weights copied; `build` is Darknet."""
-    compact = build(pruned_graph(model.graph, book, keep))
+    compact = build(pruned_graph(model.graph, book, keep)).to(next(model.parameters()))  # device, and type of numbers
     compact.names, compact.seen = list(model.names), model.seen
     outputs = {tensor: layer.outputs for layer in book.layers for tensor in _per_output(layer)}
     weights = {layer.conv.weight: layer for layer in book.layers if layer.conv is not None}
@@ -44,7 +44,7 @@ def prune_channels(model: Any, book: ChannelBook, keep: np.ndarray, build: Calla
             values = values[..., places(others[tensor], keep)]
         tensors[name] = values
     compact.load_state_dict(tensors)
-    return compact.to(next(model.parameters()).device).train(model.training)
+    return compact.train(model.training)
 
 
 def _per_output(layer: Layer) -> Iterator[Tensor]:
