@@ -1,9 +1,10 @@
 """detect.py from end to end: images, videos, and what it writes of them."""
 
-import _thread
 import csv
 import json
-import time
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import av
@@ -175,22 +176,36 @@ def test_other_ways_to_look(trained: Path, data: Path) -> None:
     assert len({str(row) for row in rows.values()}) == len(rows)
 
 
-def test_ctrl_c_keeps_what_was_found(trained: Path, data: Path, video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    written = Writer.write
+SLOW_WRITER = """
+import runpy, sys, time
+sys.path.insert(0, {project!r})
+from utils.inference.writer import Writer
+written = Writer.write
+def write(self, result):
+    written(self, result)
+    if result.frame_index == 2:
+        print("third", flush=True)
+        time.sleep(1)
+Writer.write = write
+sys.argv = ["detect.py", *sys.argv[1:]]
+runpy.run_path({script!r}, run_name="__main__")
+"""
 
-    def stopping(self: Writer, result: Result) -> None:
-        written(self, result)
-        if result.frame_index in {2, 6}:  # again: C code of libraries now and then swallows one
-            _thread.interrupt_main()
-            time.sleep(0.2)
 
-    monkeypatch.setattr(Writer, "write", stopping)
+def test_ctrl_c_keeps_what_was_found(trained: Path, data: Path, video: Path) -> None:
+    """By a signal, as a terminal sends it, after the third picture."""
+    code = SLOW_WRITER.format(project=str(PROJECT), script=str(PROJECT / "detect.py"))
     options = ["--weights", trained / "best.pt", "--source", video, "--save-json", "--save-csv", "--name", "stopped"]
-    done = run("detect.py", *options, folder=data)
-    assert done.returncode == 130, done.stderr
+    command = [sys.executable, "-c", code, *map(str, options)]
+    with subprocess.Popen(command, cwd=data, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "third\n"
+        process.send_signal(signal.SIGINT)
+        stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130, stderr
     folder = data / "runs" / "detect" / "stopped"
     rows = json.loads((folder / "detections.json").read_text())
-    assert 3 <= len(rows) <= 11 and "results in" in done.stdout
+    assert 3 <= len(rows) <= 11 and "results in" in stdout
     with av.open(str(folder / "v.mp4")) as file:
         assert len(list(file.decode(video=0))) == len(rows)
     assert sorted(path.name for path in folder.iterdir()) == ["detections.csv", "detections.json", "v.mp4"]

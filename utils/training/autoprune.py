@@ -147,7 +147,7 @@ def draw_pareto(path: Path, candidates: Sequence[Candidate], least: float, title
             )
             panel.annotate(each.name, (x, y), textcoords="offset points", xytext=(6, 6), fontsize=8)
         panel.axhline(least, color="grey", linestyle="--", linewidth=1)
-        panel.set(xlabel=words, ylabel="AP@.5:.95", xlim=(0, None))
+        panel.set(xlabel=words, ylabel="AP@.5:.95", xlim=(0, 1.2 * max(value(each.standing) for each in candidates)))
         panel.grid(alpha=0.3)
     figure.suptitle(title)
     save_figure(figure, path)
