@@ -177,7 +177,8 @@ def test_other_ways_to_look(trained: Path, data: Path) -> None:
 
 
 SLOW_WRITER = """
-import runpy, sys, time
+import runpy, signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in the background ignores it
 sys.path.insert(0, {project!r})
 from utils.inference.writer import Writer
 written = Writer.write
