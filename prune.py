@@ -210,7 +210,8 @@ def read_samples(spec: DataSpec, images: tuple[Path, ...]) -> list[Sample]:
 def prune(options: PruneOptions) -> PruneResult:
     """Remove channels, and train in between and afterwards where that is asked for.
 
-    Raises InputError for bad input, and for a target that cannot be reached; nothing is written then.
+    Raises InputError for bad input, and for a target that cannot be reached; where that is in the first step, nothing
+    has been written.
     """
     check_options(options)
     return prune_in_steps(options) if options.finetune_epochs else prune_once(options)

@@ -8,6 +8,7 @@ from utils.pruning.importance import Criterion
 from utils.pruning.plan import Strategy
 
 DEFAULT_SHARE = 0.5
+TARGETS = ("percent", "target_flops", "target_params", "target_latency_ms")
 
 
 @dataclass(frozen=True)
@@ -59,13 +60,13 @@ class PruneOptions:
     img_size: str | int | None = None
     """Input size in pixels, N or W,H, at which FLOPs, milliseconds and AP are measured (default: the cfg's)."""
     batch_size: int = 16
-    """Images per step when AP is measured."""
+    """Images per step, in trainings and when AP is measured."""
     workers: int = 2
     """Processes that load images (0: none but the main one)."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
     seed: int = 0
-    """Seed of --importance random."""
+    """Seed of --importance random, and of trainings."""
     name: str = "exp"
     """Results go to runs/prune/NAME (NAME-2 ... where it exists)."""
 
@@ -82,16 +83,13 @@ def check_options(options: PruneOptions) -> None:
         raise InputError("--weights: expected the trained network's weights")
     if options.auto:
         check_auto(options)
-    targets = [
-        flag
-        for flag in ("percent", "target_flops", "target_params", "target_latency_ms")
-        if getattr(options, flag) is not None
-    ]
+    targets = ["--" + name.replace("_", "-") for name in TARGETS if getattr(options, name) is not None]
     if len(targets) > 1:
-        flags = " and ".join("--" + flag.replace("_", "-") for flag in targets)
-        raise InputError(f"{flags}: expected one of them")
+        raise InputError(f"{' and '.join(targets)}: expected one of them")
     if options.dry_run and targets:
-        raise InputError(f"--dry-run with --{targets[0].replace('_', '-')}: expected none; it tries many shares")
+        raise InputError(f"--dry-run with {targets[0]}: expected none; it tries many shares")
+    if options.auto and targets:
+        raise InputError(f"--auto with {targets[0]}: expected none; it goes as far as AP holds")
     for flag in ("percent", "min_keep"):
         value = getattr(options, flag)
         if value is not None and not 0 <= value < 1:
@@ -129,6 +127,3 @@ def check_auto(options: PruneOptions) -> None:
         )
     if options.dry_run or options.iterations > 1 or options.layers:
         raise InputError("--auto with --dry-run, --iterations or --layers: expected none; it goes its own way")
-    for flag in ("percent", "target_flops", "target_params", "target_latency_ms"):
-        if getattr(options, flag) is not None:
-            raise InputError(f"--auto with --{flag.replace('_', '-')}: expected none; it goes as far as AP holds")
