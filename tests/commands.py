@@ -8,6 +8,9 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from utils.files import PROJECT
 
@@ -80,3 +83,15 @@ def torchrun(folder: Path, processes: int, *arguments: str) -> subprocess.Comple
     return subprocess.run(
         [*launcher, *arguments], cwd=folder, capture_output=True, text=True, timeout=300, env=environment
     )
+
+
+def by_processes(folder: Path, code: str, **values: object) -> list[Any]:
+    """What a script, formatted with `values`, saves as {output}, in one process and in two."""
+    results = []
+    for processes in (1, 2):
+        output, script = folder / f"{processes}.pt", folder / f"{processes}.py"
+        script.write_text(code.format(project=str(PROJECT), output=str(output), **values))
+        done = torchrun(folder, processes, str(script))
+        assert done.returncode == 0, done.stderr
+        results.append(torch.load(output, weights_only=True))
+    return results

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.commands import torchrun
+from tests.commands import by_processes, torchrun
 from tests.training.small import make_set
 from utils.files import PROJECT
 
@@ -56,14 +56,7 @@ ONE_SIDED = [[0, 0, 0.3, 0.5, 0.25, 0.3], [1, 0, 0.4, 0.4, 0.3, 0.3]]  # the sec
 @pytest.mark.slow
 def test_two_processes_have_the_gradients_of_one(tmp_path: Path) -> None:
     cases = [(assign, targets) for assign in ("shape", "quality") for targets in (UNEVEN, ONE_SIDED)]
-    results = []
-    for processes in (1, 2):
-        output, script = tmp_path / f"{processes}.pt", tmp_path / f"{processes}.py"
-        script.write_text(STEPS.format(project=str(PROJECT), cases=cases, output=str(output)))
-        done = torchrun(tmp_path, processes, str(script))
-        assert done.returncode == 0, done.stderr
-        results.append(torch.load(output, weights_only=True))
-    for one, two in zip(*results, strict=True):
+    for one, two in zip(*by_processes(tmp_path, STEPS, cases=cases), strict=True):
         torch.testing.assert_close(one["parts"], two["parts"], rtol=1e-5, atol=1e-7)
         assert max(gradient.abs().max() for gradient in one["gradients"]) > 1e-3
         for a, b in zip(one["gradients"], two["gradients"], strict=True):
