@@ -1,22 +1,25 @@
-"""How fast this machine is, and what limits: `python benchmark.py train`, `detect`, `test` or `blocks`."""
+"""How fast this machine is, and what limits: `python benchmark.py train`, `detect`, `test` or `blocks`.
+
+And how good our pruning is beside others': `python benchmark.py pruning`.
+"""
 
 import json
 import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from functools import partial
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
+import numpy as np
 import torch
 import tyro
 
 from detect import AHEAD, DetectOptions, Job
 from models import load_model
-from train import prepare
+from prune import Pruning, prune_once
+from train import prepare, train
 from utils.clock import Watch, now
 from utils.data.cache import CacheMode
 from utils.data.datafile import load_data
@@ -31,15 +34,17 @@ from utils.inference.result import Result
 from utils.inference.speed import StageCosts, median_ms, time_picture
 from utils.inference.writer import Outputs, Writer
 from utils.log import counted, progress, say
+from utils.network.block_benchmark import BlocksBenchmark, blocks_speed
 from utils.network.fuse import fuse
-from utils.network.graph import parse_graph
-from utils.network.registry import KINDS, Block
-from utils.network.speed import Measured, Rivals, time_rivals
-from utils.network.speed_report import draw_ratios, format_sizes, summary
-from utils.options import MAX_SIZE, check_at_least, choose_device, run_command
-from utils.precision import AmpMode, native_bfloat16
+from utils.options import check_at_least, choose_device, run_command
+from utils.precision import AmpMode
+from utils.pruning.comparison import Compared, Method, comparison_table, draw_comparison
+from utils.pruning.measuring import standings
+from utils.pruning.options import PruneOptions
+from utils.pruning.reference import reference_choice
 from utils.training.distributed import Ranks
 from utils.training.options import TrainOptions
+from utils.training.recovery import recovery
 from utils.training.speed import Speeds, time_training
 from utils.training.stop import StopRequest
 
@@ -248,98 +253,77 @@ def evaluation_speed(options: EvaluationBenchmark) -> dict[str, float]:
 
 
 @dataclass(frozen=True)
-class BlocksBenchmark:
-    """Time the ghost block against a plain convolution with the same output, one image at a time."""
+class PruningBenchmark:
+    """Prune a network to the same FLOPs in several ways, train each result alike, and measure all."""
 
-    channels: tuple[int, ...] = (16, 32, 64, 128, 256, 512, 1024)
-    """Channels, as many in as out."""
-    sizes: tuple[int, ...] = (13, 26, 52, 104, 208)
-    """Sides of the square maps in pixels."""
-    kernels: tuple[int, ...] = (1, 3)
-    """Sides of the kernels, odd."""
-    ratio: int = 2
-    """Maps of a ghost block for each one that it convolves; the channels are multiples of it."""
+    weights: str
+    """The trained network's weights, .weights or .pt; a bare name is found in weights/."""
+    data: str
+    """Data set, a Darknet .data or a .yaml, to train and to measure on."""
+    cfg: str | None = None
+    """Network (default: the one inside the .pt)."""
+    t_weights: str | None = None
+    """Teacher of the trainings (default: the network itself); AP is compared with its."""
+    methods: tuple[Method, ...] = ("gamma", "random", "torch-pruning", "torch-pruning-gamma")
+    """Ways to judge channels: those of prune.py --importance, and those of the package Torch-Pruning."""
+    target_flops: tuple[str, ...] = ("0.5", "0.3", "0.15")
+    """FLOPs that are left, each a share such as 0.3 or an amount such as 1.5G."""
+    finetune_epochs: int = 30
+    """Epochs of each training."""
+    batch_size: int = 16
+    """Images per step."""
+    workers: int = 2
+    """Processes that load images (0: none but the main one)."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
-    rounds: int = 11
-    """Rounds; the two blocks take turns, and medians are shown."""
+    seed: int = 0
+    """Seed of --methods random, and of the trainings."""
     name: str = "exp"
     """Results go to PROJECT/NAME (NAME-2 ... where it exists)."""
     project: str = "runs/benchmark"
     """Folder of the results' folder."""
 
 
-MOST_FLOPS = 8e9  # of a plain convolution: over twice the dearest layer of the networks in cfg/; more takes long
-BOTH_BLOCKS = """
-[net]
-channels={channels}
-[convolutional]
-filters={channels}
-size={kernel}
-pad=1
-batch_normalize=1
-activation=leaky
-[ghost]
-filters={channels}
-size={kernel}
-pad=1
-batch_normalize=1
-activation=leaky
-ratio={ratio}
-"""
-
-
-def blocks_speed(options: BlocksBenchmark) -> list[Measured]:
-    """Time both blocks at each size that is worth it, print a table, write blocks.json and blocks.png."""
-    _check_blocks(options)
-    device = choose_device(options.device)
-    rivals = [
-        Rivals(kernel, channels, size, *_builders(kernel, channels, options.ratio))
-        for kernel in sorted(set(options.kernels))
-        for channels in sorted(set(options.channels))
-        for size in sorted(set(options.sizes))
-    ]
-    chosen = [pair for pair in rivals if pair.costs[1].flops < pair.costs[0].flops <= MOST_FLOPS]
-    most = f"{MOST_FLOPS / 1e9:.0f} GFLOPs"
-    if not chosen:
-        raise InputError(f"expected a size whose convolution costs at most {most}, and whose ghost block costs less")
-    if len(chosen) < len(rivals):
-        left_out = f"{len(rivals) - len(chosen)} of {counted(len(rivals), 'size')}"
-        say(f"left out: {left_out}, whose convolution costs more than {most}, or whose ghost block costs no less")
-    dtypes = [torch.float32]
-    if native_bfloat16(device):
-        dtypes.append(torch.bfloat16)
-    else:
-        say(f"left out: bfloat16, which this {device.type} does not compute natively")
+def pruning_quality(options: PruningBenchmark) -> list[Compared]:
+    """Prune, train, measure; a table, pruning.json and pruning.png."""
+    check_at_least(1, finetune_epochs=options.finetune_epochs)
+    keys = ("weights", "data", "cfg", "finetune_epochs", "batch_size", "workers", "device", "seed")
+    common = PruneOptions(**{key: getattr(options, key) for key in keys})
+    teacher = replace(common, weights=options.t_weights, cfg=None) if options.t_weights else common
+    pruning, whole = Pruning(common), Pruning(teacher).original
+    ways = [replace(common, target_flops=goal) for goal in options.target_flops]
+    chosen = [(method, way, choose(pruning, method, way)) for way in ways for method in options.methods]
     folder = new_run_folder(options.project, options.name)
-    rows = time_rivals(chosen, dtypes, device, options.rounds)
-    say(f"\n{format_sizes(rows)}\n{summary(rows)}")
-    written = {"options": asdict(options), "threads": torch.get_num_threads(), "sizes": [asdict(row) for row in rows]}
-    write_text(folder / "blocks.json", json.dumps(written, indent=2) + "\n")
-    draw_ratios(folder / "blocks.png", rows, f"Ghost blocks of ratio {options.ratio} against convolutions, on {device}")
-    say(f"medians over {counted(options.rounds, 'round')}, one image; results in {folder}: blocks.json, blocks.png")
+    networks, before = [whole], []
+    for method, way, keep in chosen:
+        step = folder / f"{method}-{way.target_flops}"
+        step.mkdir()
+        before.append(prune_once(way, step, keep).after.ap or 0.0)
+        networks.append(load_model(weights=train(recovery(teacher, step)).folder / "best.pt", device=pruning.device))
+    first, *found = standings(networks, pruning.size, pruning.clock, pruning.precision)
+    names = [method for method, _, _ in chosen]
+    rows = [Compared(*each) for each in zip(names, before, found, strict=True)]
+    written = {"options": asdict(options), "whole": asdict(first), "pruned": [asdict(row) for row in rows]}
+    write_text(folder / "pruning.json", json.dumps(written, indent=2) + "\n")
+    title = f"{Path(options.weights).name} pruned and trained for {counted(options.finetune_epochs, 'epoch')}"
+    draw_comparison(folder / "pruning.png", first, rows, title)
+    say(comparison_table(first, rows))
+    say(f"ms: one image, float32, in turns; in {folder}: pruning.json, pruning.png, a folder for each network")
     return rows
 
 
-def _check_blocks(options: BlocksBenchmark) -> None:
-    check_at_least(1, rounds=options.rounds)
-    check_at_least(2, ratio=options.ratio)
-    for flag in ("channels", "sizes", "kernels"):
-        for number in getattr(options, flag):
-            if not 1 <= number <= MAX_SIZE:
-                raise InputError(f"--{flag} {number}: expected 1 to {MAX_SIZE}")
-    for number in options.channels:
-        if number % options.ratio:
-            raise InputError(f"--channels {number}: expected a multiple of --ratio {options.ratio}")
-    for number in options.kernels:
-        if number % 2 == 0:
-            raise InputError(f"--kernels {number}: expected an odd number")
-
-
-def _builders(kernel: int, channels: int, ratio: int) -> list[Callable[[], Block]]:
-    """What makes the convolution and the ghost block, as in a network of these sections."""
-    graph = parse_graph(BOTH_BLOCKS.format(kernel=kernel, channels=channels, ratio=ratio))
-    return [partial(KINDS[node.kind].build, node.options, (channels,)) for node in graph.nodes]
+def choose(pruning: Pruning, method: Method, way: PruneOptions) -> np.ndarray:
+    """(groups,) bool: what stays by this method. Raises InputError where it cannot reach the target."""
+    if method == "torch-pruning" or method == "torch-pruning-gamma":
+        pruning.options, choice = way, pruning.choice
+        target = pruning.target()
+        assert target is not None
+        return reference_choice(
+            pruning.model, choice.groups, method, choice.limits, lambda keep: target.amount(keep) <= target.goal
+        )
+    pruning.options = replace(way, importance=method)
+    pruning.choose()
+    return pruning.keep()
 
 
 Benchmark = (
@@ -347,19 +331,24 @@ Benchmark = (
     | Annotated[DetectBenchmark, tyro.conf.subcommand("detect", description="Time detection.")]
     | Annotated[EvaluationBenchmark, tyro.conf.subcommand("test", description="Time evaluation.")]
     | Annotated[BlocksBenchmark, tyro.conf.subcommand("blocks", description="Time ghost blocks.")]
+    | Annotated[PruningBenchmark, tyro.conf.subcommand("pruning", description="Compare ways to prune.")]
 )
 
 
-def main(options: TrainBenchmark | DetectBenchmark | EvaluationBenchmark | BlocksBenchmark) -> None:
-    """Time what was asked for."""
+def main(
+    options: TrainBenchmark | DetectBenchmark | EvaluationBenchmark | BlocksBenchmark | PruningBenchmark,
+) -> None:
+    """Measure what was asked for."""
     if isinstance(options, TrainBenchmark):
         train_speed(options)
     elif isinstance(options, DetectBenchmark):
         detect_speed(options)
     elif isinstance(options, EvaluationBenchmark):
         evaluation_speed(options)
-    else:
+    elif isinstance(options, BlocksBenchmark):
         blocks_speed(options)
+    else:
+        pruning_quality(options)
 
 
 if __name__ == "__main__":

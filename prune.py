@@ -217,10 +217,10 @@ def prune(options: PruneOptions) -> PruneResult:
     return prune_in_steps(options) if options.finetune_epochs else prune_once(options)
 
 
-def prune_once(options: PruneOptions, folder: Path | None = None) -> PruneResult:
-    """Remove channels, prove that the smaller network is the masked one, measure it, write it to `folder`."""
+def prune_once(options: PruneOptions, folder: Path | None = None, keep: np.ndarray | None = None) -> PruneResult:
+    """Remove channels, or all groups but `keep`, (groups,) bool; prove it, measure it, write it to `folder`."""
     pruning = Pruning(options)
-    keep = pruning.keep()
+    keep = pruning.keep() if keep is None else keep
     difference, folded = pruning.proof(keep)
     if difference > TOLERANCE:
         raise RuntimeError(f"the pruned network differs from the masked one by {difference:.1e}: a fault of prune.py")

@@ -84,7 +84,7 @@ def test_blocks(tmp_path: Path, ratio: int) -> None:
 def test_blocks_in_bfloat16_only_where_it_is_native(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, native: bool
 ) -> None:
-    monkeypatch.setattr("utils.precision.native_bfloat16", lambda device: native)
+    monkeypatch.setattr("utils.network.block_benchmark.native_bfloat16", lambda device: native)
     options = ["--channels", 16, "--sizes", 5, "--kernels", 3, "--rounds", 1, "--device", "cpu"]
     done = run("benchmark.py", "blocks", *options, folder=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -14,7 +14,7 @@ ALLOWED = {  # which root modules each may import
     "detect": {"models", "ghost"},
     "classify": {"ghost"},
     "hubconf": {"models", "ghost", "detect"},
-    "benchmark": {"models", "train", "detect"},
+    "benchmark": {"models", "train", "detect", "prune"},
     "prune": {"models", "train"},
 }
 
