@@ -11,9 +11,11 @@ from tests.commands import assert_refused, run, torchrun
 from tests.training.small import CFG, make_set
 from train import TrainOptions, train
 from utils.errors import InputError
+from utils.evaluation.metrics import ClassMetrics, Metrics
 from utils.files import PROJECT
 from utils.pruning.gammas import NEAR_ZERO
 from utils.pruning.sparsity import SparsityOptions
+from utils.training.detection import DetectionRun
 from utils.training.options import check_options, read_hyp
 
 
@@ -35,13 +37,45 @@ def test_progress_is_seen(small: dict[str, Any], capsys: pytest.CaptureFixture[s
     assert len(gammas) == 112 and share > 0.5  # 16 steps, each of up to 0.16
     assert float(rows[3]["near_zero"]) == pytest.approx(share, rel=1e-4) and float(rows[3]["sparsity"]) == 1
     output = capsys.readouterr().out
-    assert f"{share:.1%} of gammas below 0.01 (S 1), " in output and "in last.pt (sparsity.png)" in output
+    assert f"{share:.1%} of gammas below 0.01 (S 1), " in output
+    assert f"gammas below 0.01: {share:.1%} in last.pt (sparsity.png)" in output
     assert {"gammas.png", "sparsity.png"} <= {path.name for path in result.folder.iterdir()}
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(result.folder))
     events.Reload()
     assert [event.step for event in events.Scalars("near_zero")] == [1, 2, 3, 4]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("aps", "shares", "best"),
+    [
+        ((0.5, 0.6, 0.59, 0.57, 0.585), (0, 0.1, 0.2, 0.3, 0.4), 5),
+        ((0.5, 0.6, 0.59, 0.57, 0.575), (0, 0.1, 0.2, 0.3, 0.4), 3),
+        ((0.5, 0.49, 0.6, 0.57), (0, 0.5, 0.1, 0.6), 3),  # the second is no longer good enough
+        ((0.6, 0.59, 0.6), (0.2, 0.1, 0.1), 1),
+    ],
+)
+def test_auto_keeps_the_sparsest_that_is_good_enough(
+    small: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    aps: tuple[float, ...],
+    shares: tuple[float, ...],
+    best: int,
+) -> None:
+    def measured(self: DetectionRun, *_: Any) -> Metrics:
+        return Metrics(aps[self.progress.epoch], 0.9, 8, 8, {"square": ClassMetrics(8, 0.9, 0.6)})
+
+    monkeypatch.setattr(DetectionRun, "measure", measured)
+    remaining = iter(shares)
+    monkeypatch.setattr("utils.pruning.sparsity.near_zero", lambda sizes: next(remaining))
+    auto = {"sparsity_schedule": "auto", "sparsity_max_drop": 0.02}
+    result = train(TrainOptions(**{**small, "epochs": len(aps), "sr": True, "save_period": 1}, **auto))
+    assert result.best_epoch == best and result.metrics.ap == aps[best - 1]
+    files = [result.folder / "best.pt", result.folder / f"epoch{best}.pt"]
+    kept, then = (torch.load(file, weights_only=True)["model"] for file in files)
+    assert all(torch.equal(kept[name], then[name]) for name in kept)
 
 
 @pytest.mark.slow

@@ -53,7 +53,7 @@ def search(options: PruneOptions, folder: Path, tools: Tools) -> list[Candidate]
     if len(done) == 1:
         say(f"sparsity training, {options.sparsity_epochs} epochs")
         trained = train_or_go_on(sparse_training(options, folder / "sparse"), tools.train)
-        add(folder, done, "sparse", str(trained / "last.pt"), 0.0, options, least, tools)
+        add(folder, done, "sparse", str(trained / "best.pt"), 0.0, options, least, tools)
     while len(done) < 2 + options.rounds:
         current = [each for each in done if each.accepted or each.name == "sparse"][-1]
         here = replace(options, weights=current.weights, cfg=None, auto=False)

@@ -97,6 +97,15 @@ class DetectionRun(Run):
         """AP from its plain values."""
         return Metrics.from_dict(best)
 
+    def is_better(self, metrics: Metrics) -> bool:
+        """With --sparsity-schedule auto the sparsest is best, of the epochs that lost no more AP than it may."""
+        if self.sparsity is None or self.sparsity.options.schedule != "auto" or self.progress.best is None:
+            return super().is_better(metrics)
+        records, saved = self.progress.records, self.progress.records[self.progress.best_epoch - 1]
+        least = max(record.ap or 0 for record in records) - self.sparsity.options.max_drop
+        sparser = (records[-1].near_zero or 0) >= (saved.near_zero or 0)
+        return metrics.ap >= least and (sparser or (saved.ap or 0) < least)
+
     def write_best(self) -> None:
         """In both formats."""
         super().write_best()
@@ -119,9 +128,10 @@ class DetectionRun(Run):
         if self.sparsity is not None:
             title = f"{self.folder.name}: gammas of the averaged weights"
             draw_sparsity(self.folder / "sparsity.png", layer_counts(self.sparsity.gammas, model), title)
+            shares = [self.progress.records[number].near_zero for number in (-1, self.progress.best_epoch - 1)]
             say(
-                f"{self.progress.records[-1].near_zero:.1%} of the gammas are below {NEAR_ZERO:g} in last.pt "
-                "(sparsity.png); best.pt may be from before they fell"
+                f"gammas below {NEAR_ZERO:g}: {shares[0]:.1%} in last.pt (sparsity.png), "
+                f"{shares[1]:.1%} in best.pt, epoch {self.progress.best_epoch}"
             )
 
 

@@ -267,10 +267,14 @@ class Run(ABC):
             return True
         return False
 
-    def keep_best(self, metrics: Any) -> None:
-        """Write the best weights, if these are: of epochs that found nothing, the last."""
+    def is_better(self, metrics: Any) -> bool:
+        """Whether the epoch's weights are the best so far: of epochs that found nothing, the last."""
         best, score = self.progress.best, getattr(metrics, self.SCORE[0])
-        if best is None or score > best[self.SCORE[0]] or score == best[self.SCORE[0]] == 0:
+        return best is None or score > best[self.SCORE[0]] or score == best[self.SCORE[0]] == 0
+
+    def keep_best(self, metrics: Any) -> None:
+        """Write the best weights, if these are."""
+        if self.is_better(metrics):
             self.progress.best_epoch, self.progress.best = self.progress.records[-1].epoch, asdict(metrics)
             self.write_best()
 
