@@ -65,7 +65,7 @@ def test_auto_keeps_the_sparsest_that_is_good_enough(
     best: int,
 ) -> None:
     def measured(self: DetectionRun, *_: Any) -> Metrics:
-        return Metrics(aps[self.progress.epoch], 0.9, 8, 8, {"square": ClassMetrics(8, 0.9, 0.6)})
+        return Metrics(aps[self.progress.epoch], 0.9, 8, 8, {"square": ClassMetrics(0.6, 0.9, 8)})
 
     monkeypatch.setattr(DetectionRun, "measure", measured)
     remaining = iter(shares)
