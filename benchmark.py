@@ -18,7 +18,7 @@ import tyro
 
 from detect import AHEAD, DetectOptions, Job
 from models import load_model
-from prune import Pruning, prune_once
+from prune import start, write_pruned
 from train import prepare, train
 from utils.clock import Watch, now
 from utils.data.cache import CacheMode
@@ -42,8 +42,10 @@ from utils.pruning.comparison import Compared, Method, comparison_table, draw_co
 from utils.pruning.measuring import standings
 from utils.pruning.options import PruneOptions
 from utils.pruning.reference import reference_choice
+from utils.training.distill import DistillOptions, check_teacher
 from utils.training.distributed import Ranks
 from utils.training.options import TrainOptions
+from utils.training.pruner import Pruning
 from utils.training.recovery import recovery
 from utils.training.speed import Speeds, time_training
 from utils.training.stop import StopRequest
@@ -264,6 +266,8 @@ class PruningBenchmark:
     """Network (default: the one inside the .pt)."""
     t_weights: str | None = None
     """Teacher of the trainings (default: the network itself); AP is compared with its."""
+    t_cfg: str | None = None
+    """The teacher's network (default: the one inside its .pt)."""
     methods: tuple[Method, ...] = ("gamma", "random", "torch-pruning", "torch-pruning-gamma")
     """Ways to judge channels: those of prune.py --importance, and those of the package Torch-Pruning."""
     target_flops: tuple[str, ...] = ("0.5", "0.3", "0.15")
@@ -289,20 +293,27 @@ def pruning_quality(options: PruningBenchmark) -> list[Compared]:
     check_at_least(1, finetune_epochs=options.finetune_epochs)
     keys = ("weights", "data", "cfg", "finetune_epochs", "batch_size", "workers", "device", "seed")
     common = PruneOptions(**{key: getattr(options, key) for key in keys})
-    teacher = replace(common, weights=options.t_weights, cfg=None) if options.t_weights else common
-    pruning, whole = Pruning(common), Pruning(teacher).original
-    ways = [replace(common, target_flops=goal) for goal in options.target_flops]
-    chosen = [(method, way, choose(pruning, method, way)) for way in ways for method in options.methods]
+    teacher = common
+    if options.t_weights is not None:
+        teacher = replace(common, weights=options.t_weights, cfg=options.t_cfg)
+    pruning = start(common)
+    whole = load_model(teacher.cfg, teacher.weights, device=pruning.device)
+    check_teacher(pruning.model, whole, DistillOptions(), f"--t-weights {teacher.weights}")
+    chosen = []
+    for goal in dict.fromkeys(options.target_flops):
+        for method in dict.fromkeys(options.methods):
+            asked, keep = choose(pruning, method, goal)
+            chosen.append((method, f"{method}-{goal}", asked, keep))
     folder = new_run_folder(options.project, options.name)
     networks, before = [whole], []
-    for method, way, keep in chosen:
-        step = folder / f"{method}-{way.target_flops}"
+    for _, name, asked, keep in chosen:
+        step = folder / name
         step.mkdir()
-        before.append(prune_once(way, step, keep).after.ap or 0.0)
+        before.append(write_pruned(asked, keep, step).after.ap or 0.0)
         networks.append(load_model(weights=train(recovery(teacher, step)).folder / "best.pt", device=pruning.device))
     first, *found = standings(networks, pruning.size, pruning.clock, pruning.precision)
-    names = [method for method, _, _ in chosen]
-    rows = [Compared(*each) for each in zip(names, before, found, strict=True)]
+    methods = [method for method, *_ in chosen]
+    rows = [Compared(*each) for each in zip(methods, before, found, strict=True)]
     written = {"options": asdict(options), "whole": asdict(first), "pruned": [asdict(row) for row in rows]}
     write_text(folder / "pruning.json", json.dumps(written, indent=2) + "\n")
     title = f"{Path(options.weights).name} pruned and trained for {counted(options.finetune_epochs, 'epoch')}"
@@ -312,18 +323,16 @@ def pruning_quality(options: PruningBenchmark) -> list[Compared]:
     return rows
 
 
-def choose(pruning: Pruning, method: Method, way: PruneOptions) -> np.ndarray:
-    """(groups,) bool: what stays by this method. Raises InputError where it cannot reach the target."""
+def choose(pruning: Pruning, method: Method, goal: str) -> tuple[Pruning, np.ndarray]:
+    """The pruning by this method, and what stays, (groups,) bool. Raises InputError where it cannot reach the goal."""
     if method == "torch-pruning" or method == "torch-pruning-gamma":
-        pruning.options, choice = way, pruning.choice
-        target = pruning.target()
-        assert target is not None
-        return reference_choice(
-            pruning.model, choice.groups, method, choice.limits, lambda keep: target.amount(keep) <= target.goal
+        asked = pruning.asked(replace(pruning.options, target_flops=goal))
+        target, limits = asked.target(), asked.choice.limits
+        return asked, reference_choice(
+            asked.model, asked.groups, method, limits, lambda keep: target.amount(keep) <= target.goal
         )
-    pruning.options = replace(way, importance=method)
-    pruning.choose()
-    return pruning.keep()
+    asked = pruning.asked(replace(pruning.options, target_flops=goal, importance=method))
+    return asked, asked.keep()
 
 
 Benchmark = (

@@ -28,7 +28,7 @@ from utils.precision import choose_precision, precision_words
 from utils.pruning.gammas import Gammas
 from utils.pruning.sparsity import Sparsity
 from utils.training.anchors import all_anchors, fit_anchors, measure_anchors, with_anchors
-from utils.training.assign import HeadSpec
+from utils.training.assign import head_specs
 from utils.training.autobatch import fitting_batch
 from utils.training.checkpoint import data_fingerprint, find_run, reopen
 from utils.training.conduct import check_shares, conduct, make_trainee, seed_everything
@@ -266,11 +266,6 @@ def make_criterion(
     """The loss, with a teacher's parts where there is one; `factors` are those of the classes."""
     detection = DetectionLoss(head_specs(model), options.loss(factors), ranks)
     return detection if options.t_weights is None else DistillLoss(detection, options.distillation())
-
-
-def head_specs(model: Darknet) -> list[HeadSpec]:
-    """What the loss must know of the heads."""
-    return [HeadSpec(h.anchors, h.num_classes, h.scale_x_y, h.new_coords) for h in model.yolo_layers]
 
 
 def class_factors(options: TrainOptions, samples: list[Sample], names: tuple[str, ...]) -> tuple[float, ...] | None:

@@ -1,7 +1,6 @@
 """prune.py as a user runs it."""
 
 import json
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,9 @@ import prune as command
 from models import Darknet, load_model, save_weights
 from prune import PruneOptions, dry_run, prune
 from tests.commands import assert_refused, run
-from utils.errors import InputError, Stopped
+from utils.errors import InputError
 from utils.network.graph import load_graph
+from utils.pruning.apply import head_difference
 from utils.pruning.cost import Standing
 from utils.pruning.report import SweepPoint, find_knee
 
@@ -65,88 +65,42 @@ def test_targets_are_reached(best: Path, data: Path, monkeypatch: pytest.MonkeyP
     assert 0.3 < share.after.gflops / share.before.gflops <= 0.4
     amount = prune(PruneOptions(**base, target_params="1.5K"))  # type: ignore[arg-type]
     assert 1200 < amount.after.parameters <= 1500
-    ticks = iter(range(1000))
+
+
+@pytest.mark.parametrize("noise", [0, 0.05])
+def test_a_target_of_milliseconds(best: Path, data: Path, monkeypatch: pytest.MonkeyPatch, noise: float) -> None:
+    monkeypatch.chdir(data)
+    generator = np.random.default_rng(0)
 
     def clock(*_: object) -> object:
-        return lambda models: [next(ticks) * 0 + sum(p.numel() for p in model.parameters()) / 100 for model in models]
+        return lambda models: [count(model) / 100 * (1 + noise * generator.random()) for model in models]
 
-    monkeypatch.setattr(command, "torch_clock", clock)
-    quick = prune(PruneOptions(**base, target_latency_ms=15))  # type: ignore[arg-type]
-    assert 12 < (quick.after.milliseconds or 0) <= 15
-
-
-def test_steps_prune_and_train_in_turns(best: Path, data: Path) -> None:
-    more = {"percent": 0.5, "iterations": 2, "finetune_epochs": 1, "batch_size": 8, "name": "steps"}
-    done = run("prune.py", *options(best, **more), folder=data)
-    assert done.returncode == 0, done.stderr
-    folder = data / "runs" / "prune" / "steps"
-    steps = [json.loads((folder / f"step{number}" / "report.json").read_text()) for number in (1, 2)]
-    shares = [facts["share_of_removable_channels"] for facts in steps]
-    assert shares == pytest.approx([1 - 0.5**0.5] * 2, abs=0.06)
-    assert steps[1]["before"]["parameters"] == steps[0]["after"]["parameters"]
-    assert steps[1]["options"]["min_keep"] == pytest.approx(0.05**0.5)
-    options_of_training = json.loads((folder / "step2" / "train" / "options.json").read_text())
-    assert options_of_training["t_weights"] == str(best) and options_of_training["epochs"] == 1
-    whole = json.loads((folder / "report.json").read_text())
-    assert whole["before"] == steps[0]["before"]
-    assert whole["after"]["parameters"] == steps[1]["after"]["parameters"]
-    images = torch.rand(1, 3, 96, 96)
-    trained, written = load_model(weights=folder / "step2/train/best.pt"), folder / "pruned.cfg"
-    assert torch.equal(trained(images), load_model(written, folder / "pruned.weights")(images))
+    monkeypatch.setattr("utils.training.pruner.torch_clock", clock)
+    base = {"weights": str(best), "round_to": 1, "min_keep": 0.05, "workers": 0}
+    for goal in (20, 18, 16, 15, 14):
+        quick = prune(PruneOptions(**base, target_latency_ms=goal))  # type: ignore[arg-type]
+        assert 0.8 * goal < (quick.after.milliseconds or 0) <= goal * (1 + noise)
+    with pytest.raises(InputError, match="can reach, at least"):
+        prune(PruneOptions(**base, target_latency_ms=0.5))  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"--target-latency-ms 99: expected less than the present"):
+        prune(PruneOptions(**base, target_latency_ms=99))  # type: ignore[arg-type]
 
 
-@pytest.mark.slow
-def test_the_whole_way_and_on_from_where_it_was_stopped(
-    best: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(data)
-    base = {"weights": str(best), "data": "s.data", "round_to": 1, "workers": 0, "batch_size": 8, "auto": True}
-    more = {"sparsity_epochs": 2, "rounds": 2, "max_map_drop": 0.5, "name": "auto"}
-    measured = command.measure
-
-    def stop(options: PruneOptions) -> Standing:
-        if "round1" in options.weights:
-            raise Stopped(signal.SIGINT)
-        return measured(options)
-
-    monkeypatch.setattr(command, "measure", stop)
-    with pytest.raises(Stopped, match=r"go on with: python prune.py --resume runs/prune/auto"):
-        command.auto(PruneOptions(**base, **more))  # type: ignore[arg-type]
-    monkeypatch.setattr(command, "measure", measured)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(command, "prune_once", _only_round_2(command.prune_once))
-    found = command.auto(PruneOptions(resume=str(data / "runs/prune/auto")))
-    assert [each.name for each in found] == ["whole", "sparse", "round1", "round2"]
-    folder = data / "runs/prune/auto"
-    names = {"auto.json", "options.json", "pareto.png", "pruned.cfg", "pruned.names", "pruned.pt", "pruned.weights"}
-    assert {path.name for path in folder.iterdir()} == names | {"sparse", "round1", "round2"}
-    sizes = [each.standing.parameters for each in found]
-    assert sizes[0] == sizes[1] > sizes[2] > sizes[3]
-    chosen = load_model(weights=folder / "pruned.pt")
-    assert sum(parameter.numel() for parameter in chosen.parameters()) in sizes
-    with pytest.raises(InputError, match=r"expected a folder by prune.py --auto"):
-        command.auto(PruneOptions(resume=str(tmp_path)))
-
-
-def _only_round_2(prune_once: Any) -> Any:
-    def checked(options: PruneOptions, folder: Path) -> Any:
-        assert folder.name == "round2"
-        return prune_once(options, folder)
-
-    return checked
+def count(model: Darknet) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def test_rounding_is_no_fault(best: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(data)
-    pruning = command.Pruning(PruneOptions(weights=str(best), data="s.data", round_to=1, workers=0))
-    real, seen = command.head_difference, []
+    pruning = command.start(PruneOptions(weights=str(best), data="s.data", round_to=1, workers=0))
+    real, seen = head_difference, []
 
     def first_wrong(one: Any, other: Any) -> float:
         seen.append(next(pruning.model.parameters()).dtype)
         return 1.0 if len(seen) == 1 else real(one, other)
 
-    monkeypatch.setattr(command, "head_difference", first_wrong)
-    assert pruning.proof(pruning.keep())[0] < 1e-6
+    monkeypatch.setattr("utils.training.pruner.head_difference", first_wrong)
+    assert pruning.proof(pruning.keep())[1] < 1e-6
     assert seen == [torch.float32, torch.float64, torch.float32]
 
 
@@ -187,7 +141,9 @@ def test_the_knee_is_where_ap_begins_to_fall() -> None:
         (["--finetune-epochs", 2], "expected --data"),
         (["--auto"], "--auto: expected --data"),
         (["--auto", "--data", "shapes.data", "--percent", 0.5], "--auto with --percent"),
-        (["--resume", "nowhere"], "expected a folder by prune.py --auto"),
+        (["--target-latency-ms", "nan"], "expected more than 0"),
+        (["--seed", -1], "--seed -1: expected 0 to"),
+        (["--layers", 1], "--layers 1: expected at most 0"),
         (["--cfg", "yolov3-tiny.cfg"], "is it from another cfg"),
         (["--img-size", 100], "divisible"),
         (["--data", "coco.data"], "coco.data"),

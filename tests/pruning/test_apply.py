@@ -50,6 +50,12 @@ def test_every_kind_of_block(kind: str, share: float, tmp_path: Path) -> None:
     assert torch.equal(again(images), compact(images))
 
 
+def test_a_value_that_is_no_number_is_a_difference() -> None:
+    good, bad = torch.ones(3), torch.tensor([1.0, torch.nan, 1.0])
+    for other in ([[good, bad]], [[bad, good]]):
+        assert not head_difference([[good, good]], other) <= 1e-4
+
+
 def count(model: Darknet) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 

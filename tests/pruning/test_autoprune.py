@@ -1,5 +1,6 @@
 """The search: what it tries, what it accepts, and that it goes on where it was stopped."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,7 +11,7 @@ import pytest
 from utils.pruning.cost import Standing
 from utils.pruning.options import PruneOptions
 from utils.pruning.report import SweepPoint
-from utils.training.autoprune import Tools, fitting_share, read_state, recommended, search
+from utils.training.autoprune import Candidate, Search, Tools, fitting_share, recommended, with_epochs
 from utils.training.options import TrainOptions
 
 OPTIONS = PruneOptions(weights="w.pt", data="d.data", max_map_drop=0.01, rounds=4, finetune_epochs=2, sparsity_epochs=3)
@@ -36,20 +37,20 @@ class World:
 
     def prune(self, options: PruneOptions, folder: Path) -> None:
         self.log.append(("prune", self.name(options.weights), options.percent))
-        (folder / "report.json").write_text("{}")
+        (folder / "report.json").write_text(json.dumps({"share_of_removable_channels": options.percent}))
 
     def sweep(self, options: PruneOptions) -> list[SweepPoint]:
         return [
             SweepPoint(s, s, Standing(1, 1, 1, ap, ap)) for s, ap in ((0, 0.6), (0.2, 0.5), (0.4, 0.3), (0.6, 0.29))
         ]
 
-    def measure(self, options: PruneOptions) -> Standing:
-        name = self.name(options.weights)
+    def measure(self, weights: str) -> Standing:
+        name = self.name(weights)
         order = ["whole", "sparse", "round1", "round2", "round3", "round4"].index(name)
         return Standing(100 - order, 1.0, 50.0 - order, self.aps[name], self.aps[name])
 
-    def tools(self) -> Tools:
-        return Tools(self.train, self.prune, self.sweep, self.measure)
+    def search(self, options: PruneOptions = OPTIONS) -> list[Candidate]:
+        return Search(options, self.folder, Tools(self.train, self.prune, self.sweep, self.measure)).run()
 
 
 APS = {"whole": 0.6, "sparse": 0.55, "round1": 0.595, "round2": 0.4, "round3": 0.592, "round4": 0.591}
@@ -57,12 +58,12 @@ APS = {"whole": 0.6, "sparse": 0.55, "round1": 0.595, "round2": 0.4, "round3": 0
 
 def test_rounds_go_on_from_what_was_accepted_and_halve_what_was_not(tmp_path: Path) -> None:
     world = World(tmp_path, APS)
-    found = search(OPTIONS, tmp_path, world.tools())
+    found = world.search()
     assert [each.name for each in found] == list(APS)
     assert [each.accepted for each in found] == [True, False, True, False, True, True]
     assert world.log == [
         ("train", "sparse", None, 3, "auto"),
-        ("prune", "sparse", 0.4),  # a share that leaves half of the AP; from the sparse one, though its AP is too low
+        ("prune", "whole", 0.4),  # a share that leaves half of the AP; the sparse one's AP is too low
         ("train", "round1", "w.pt", 2, "constant"),
         ("prune", "round1", 0.4),
         ("train", "round2", "w.pt", 2, "constant"),
@@ -73,12 +74,33 @@ def test_rounds_go_on_from_what_was_accepted_and_halve_what_was_not(tmp_path: Pa
     ]
     assert recommended(found).name == "round4"
     assert recommended([each for each in found if each.name != "round4"]).name == "round3"
-    assert read_state(tmp_path) == found
+    world.log.clear()
+    assert world.search() == found and world.log == []  # all of it is remembered
+
+
+def test_the_sparse_network_is_pruned_where_it_is_good_enough(tmp_path: Path) -> None:
+    world = World(tmp_path, {**APS, "sparse": 0.6})
+    world.search(replace(OPTIONS, rounds=1))
+    assert world.log[1] == ("prune", "sparse", 0.4)
+
+
+def test_without_sparsity_training(tmp_path: Path) -> None:
+    world = World(tmp_path, APS)
+    found = world.search(replace(OPTIONS, rounds=2, sparsity_epochs=0))
+    assert [each.name for each in found] == ["whole", "round1", "round2"]
+    assert world.log[:2] == [("prune", "whole", 0.4), ("train", "round1", "w.pt", 2, "constant")]
+
+
+@pytest.mark.parametrize(("images", "epochs"), [(79 * 16, 0), (80 * 16, 30), (1, 0)])
+def test_sparsity_training_only_where_there_are_enough_steps(images: int, epochs: int) -> None:
+    found = with_epochs(PruneOptions(), images)
+    assert found == PruneOptions(sparsity_epochs=epochs, finetune_epochs=30)
+    assert with_epochs(replace(OPTIONS, sparsity_epochs=7), images) == replace(OPTIONS, sparsity_epochs=7)
 
 
 def test_nothing_small_is_tried(tmp_path: Path) -> None:
     world = World(tmp_path, {**APS, "round1": 0, "round3": 0, "round4": 0})
-    found = search(replace(OPTIONS, rounds=9), tmp_path, world.tools())
+    found = world.search(replace(OPTIONS, rounds=9))
     assert [each.share for each in found[2:]] == pytest.approx([0.4, 0.2, 0.1, 0.05])
     assert recommended(found).name == "whole"
 
@@ -86,14 +108,24 @@ def test_nothing_small_is_tried(tmp_path: Path) -> None:
 def test_a_stopped_search_repeats_nothing(tmp_path: Path) -> None:
     world = World(tmp_path, APS, fail_at="round2")
     with pytest.raises(KeyboardInterrupt):
-        search(OPTIONS, tmp_path, world.tools())
-    before = len(world.log)
-    found = search(OPTIONS, tmp_path, world.tools())
-    assert world.log[before][:2] == ("train", "round2")  # pruned already
-    assert found == search(OPTIONS, tmp_path, world.tools())
-    other = tmp_path / "other"
-    other.mkdir()
-    assert [each.accepted for each in search(OPTIONS, other, World(other, APS).tools())] == [e.accepted for e in found]
+        world.search()
+    before = world.log.copy()
+    world.log.clear()
+    found = world.search()
+    assert world.log[0] == before[-1] == ("train", "round2", "w.pt", 2, "constant")  # pruned already
+    straight = World(tmp_path / "other", APS)
+    (tmp_path / "other").mkdir()
+    assert [each.accepted for each in straight.search()] == [each.accepted for each in found]
+    assert straight.log == before[:-1] + world.log
+
+
+def test_a_round_that_can_remove_nothing_is_not_trained(tmp_path: Path) -> None:
+    world = World(tmp_path, APS)
+    world.prune = lambda options, folder: (folder / "report.json").write_text(  # type: ignore[assignment,misc]
+        '{"share_of_removable_channels": 0.01}'
+    )
+    assert [each.name for each in world.search()] == ["whole", "sparse"]
+    assert len(world.log) == 1  # the sparsity training
 
 
 def test_a_sweep_that_falls_at_once_gives_its_smallest_share() -> None:

@@ -168,8 +168,10 @@ def test_residual_blocks_go_by_their_gammas_and_leave_the_rest_alone() -> None:
             module.weight.data.zero_()
             module.bias.data.zero_()
     assert torch.allclose(model(images), smaller(images), atol=1e-5)
-    left, gone = remove_layers(model, 9, Darknet)
-    assert len(gone) == 3 and residual_blocks(left) == []
+    left, gone = remove_layers(model, 3, Darknet)
+    assert [words.split(" (")[0] for words in gone] == ["layers 6 to 8", "layers 5 to 5", "layers 2 to 4"]
+    with pytest.raises(InputError, match="--layers 4: expected at most 3"):
+        remove_layers(model, 4, Darknet)
     assert [node.kind for node in left.graph.nodes] == ["convolutional"] * 3 + ["yolo"]
 
 
@@ -177,6 +179,13 @@ def test_a_block_that_something_else_reads_stays() -> None:
     assert residual_blocks(network(RESIDUAL, "[route]\nlayers=-1,-2\n")) == []
     assert len(residual_blocks(network(RESIDUAL, "[route]\nlayers=-1,-4\n"))) == 1
     assert residual_blocks(network(RESIDUAL.replace("activation=linear", "activation=relu"))) == []
+    head = "[convolutional]\nfilters=16\nactivation=linear\n[yolo]\nmask=0,1\nanchors=4,4,8,8\nnum=2\nclasses=3\n"
+    assert (
+        residual_blocks(
+            network(RESIDUAL.replace("[shortcut]\nfrom=-3", head + "[route]\nlayers=-3\n[shortcut]\nfrom=-6"))
+        )
+        == []
+    )
     wider = "[ghost_bottleneck]\nfilters=12\nexpansion=8\n"
     assert residual_blocks(network(wider)) == []
 

@@ -13,11 +13,11 @@ from models import Darknet
 from tests.training.small import CFG
 from tests.training.test_engine import Broken, batch, state
 from tests.training.test_engine import run as run_epoch
-from train import head_specs
 from utils.network.graph import parse_graph
 from utils.pruning.gammas import Gammas, histogram, layer_counts, near_zero
 from utils.pruning.plots import short_name
 from utils.pruning.sparsity import Sparsity, SparsityOptions, shrink, shrink_groups
+from utils.training.assign import head_specs
 from utils.training.engine import Trainee
 from utils.training.freeze import freeze
 from utils.training.guard import Guard

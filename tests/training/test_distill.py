@@ -11,11 +11,10 @@ from torch import nn
 from models import Darknet
 from tests.conftest import randomise
 from tests.training.small import CFG
-from train import head_specs
 from utils.network.fuse import fuse
 from utils.network.graph import parse_graph
 from utils.training import engine
-from utils.training.assign import HeadSpec
+from utils.training.assign import HeadSpec, head_specs
 from utils.training.distill import MARGIN, Distilled, DistillLoss, DistillOptions, Lesson, soft_entropy
 from utils.training.loss import HEADS, JOINT_OBJECTNESS, DetectionLoss, LossOptions
 

@@ -14,7 +14,6 @@ import sys, torch
 sys.path.insert(0, {project!r})
 from models import Darknet
 from tests.training.small import CFG
-from train import head_specs
 from utils.network.graph import parse_graph
 from utils.training.distributed import join_ranks
 from utils.training.loss import DetectionLoss, LossOptions

@@ -9,9 +9,9 @@ from torch import nn
 
 from models import Darknet
 from tests.training.small import CFG
-from train import head_specs
 from utils.errors import InputError, Stopped
 from utils.network.graph import parse_graph
+from utils.training.assign import head_specs
 from utils.training.engine import Totals, Trainee, train_one_epoch
 from utils.training.freeze import freeze, frozen_layers
 from utils.training.guard import Guard

@@ -181,7 +181,6 @@ STEPS = """
 import sys, torch
 sys.path.insert(0, {project!r})
 from tests.training.test_distill import pair
-from train import head_specs
 from utils.training import distill
 from utils.training.distill import DistillLoss, DistillOptions
 from utils.training.distributed import join_ranks

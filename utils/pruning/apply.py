@@ -103,12 +103,13 @@ def all_heads(model: Any, images: Sequence[Tensor]) -> list[list[Tensor]]:
 
 
 def head_difference(one: Sequence[Sequence[Tensor]], other: Sequence[Sequence[Tensor]]) -> float:
-    """The greatest difference of two networks' heads, over the greatest value of each map."""
-    return max(
-        float((a - b).abs().max() / a.abs().max().clamp(min=1e-12))
+    """The greatest difference of two networks' heads, over the greatest value of each map; NaN where either has one."""
+    differences = [
+        (a - b).abs().max() / a.abs().max().clamp(min=1e-12)
         for first, second in zip(one, other, strict=True)
         for a, b in zip(first, second, strict=True)
-    )
+    ]
+    return float(torch.stack(differences).max())
 
 
 # ---- What a removed channel still contributes ----------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """What a network costs, and what would be left of it: counted from the channels that stay, nothing is built."""
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -91,6 +92,25 @@ def _output_cells(model: Any, convs: list[nn.Conv2d | nn.Linear], size: tuple[in
             hooks.callback(conv.register_forward_hook(record).remove)
         model.raw(torch.zeros(1, model.graph.net.channels, size[1], size[0], device=device))
     return cells
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is to be left: `amount` of (groups,) bool, `present` with all of them, has to come down to `goal`.
+
+    `flag` is the option that says so. `strict`: it is an error where rules do not allow it.
+    """
+
+    flag: str
+    present: float
+    goal: float
+    words: str
+    amount: Callable[[np.ndarray], float]
+    strict: bool = True
+
+    def after(self, step: int, steps: int) -> float:
+        """The goal of one of several steps, each of which leaves the same share of what the one before has left."""
+        return self.present * min(1.0, self.goal / self.present) ** (step / steps)
 
 
 def parse_target(text: str, present: float, flag: str) -> float:

@@ -60,9 +60,8 @@ class ChannelGroups:
 
     @cached_property
     def widths(self) -> list[np.ndarray]:
-        """The groups of each convolution's outputs: no layer may be emptied. Equal ones once."""
-        widths = [self.of_label[layer.outputs] for layer in self.judged if layer.conv is not None]
-        return list({ids.tobytes(): ids for ids in widths}.values())
+        """The groups of each convolution's outputs: no layer may be emptied."""
+        return [self.of_label[layer.outputs] for layer in self.judged if layer.conv is not None]
 
     @cached_property
     def equal(self) -> list[np.ndarray]:

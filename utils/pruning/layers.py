@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from utils.errors import InputError
 from utils.network.graph import Graph, renumber
 
 
@@ -42,6 +43,8 @@ def _residual(model: Any, index: int) -> ResidualBlock | None:
     if source < 0 or model.blocks[source].out_channels != model.blocks[index].out_channels:
         return None
     for place in inside:
+        if graph.nodes[place].kind == "yolo" or _is_shared(graph, place, inside):
+            return None
         if not all(origin == source or origin in inside for origin in graph.nodes[place].sources):
             return None
         if place != index and not all(reader in inside for reader in graph.consumers(place)):
@@ -53,6 +56,12 @@ def _residual(model: Any, index: int) -> ResidualBlock | None:
         if isinstance(module, nn.BatchNorm2d)
     ]
     return ResidualBlock(source, index, sum(gammas) / len(gammas)) if gammas else None
+
+
+def _is_shared(graph: Graph, place: int, inside: range) -> bool:
+    """Whether a layer outside has this one's weights (`share_index`)."""
+    others = (node.options for node in graph.nodes if node.index not in inside)
+    return any(getattr(options, "share_index", None) == place for options in others)
 
 
 def remove_block(model: Any, block: ResidualBlock, build: Callable[[Graph], Any]) -> Any:
@@ -74,13 +83,19 @@ def remove_block(model: Any, block: ResidualBlock, build: Callable[[Graph], Any]
 
 
 def remove_layers(model: Any, count: int, build: Callable[[Graph], Any]) -> tuple[Any, list[str]]:
-    """The network without its `count` least important residual blocks (or all it has), and what went, in words."""
-    gone = []
+    """The network without its `count` least important residual blocks, and what went, in words.
+
+    Raises InputError where it has fewer.
+    """
+    gone: list[str] = []
+    places = [node.index for node in model.graph.nodes]  # as they are numbered in the whole network
     for _ in range(count):
         blocks = residual_blocks(model)
         if not blocks:
-            break
+            raise InputError(f"--layers {count}: expected at most {len(gone)}, as many blocks as can be removed")
         block = blocks[0]
-        gone.append(f"layers {block.source + 1} to {block.last} (mean gamma {block.gamma:.3f})")
+        inside = slice(block.source + 1, block.last + 1)
+        gone.append(f"layers {places[inside][0]} to {places[inside][-1]} (mean gamma {block.gamma:.3f})")
+        del places[inside]
         model = remove_block(model, block, build)
     return model, gone

@@ -1,5 +1,6 @@
 """Every option of prune.py, with its default and its help."""
 
+import math
 from dataclasses import dataclass
 
 from utils.errors import InputError
@@ -42,23 +43,23 @@ class PruneOptions:
     iterations: int = 1
     """Prune in so many steps, each a part of the way, with --finetune-epochs after each."""
     finetune_epochs: int = 0
-    """Train so many epochs after each step, on --data, with the network as it was before as teacher (with --auto:
-    as many as --sparsity-epochs, unless given).
+    """Train so many epochs after each step, on --data, with the network as it was before as teacher (with --auto: 30,
+    unless given).
     """
     auto: bool = False
     """The whole way: sparsity training, then pruning and recovery in turns while AP holds; needs --data."""
     max_map_drop: float = 0.01
     """With --auto: by how much AP@.5:.95 may be lower in the end."""
-    sparsity_epochs: int = 30
-    """With --auto: epochs of the sparsity training."""
+    sparsity_epochs: int | None = None
+    """With --auto: epochs of the sparsity training, 0 for none (default: 30, or none where these are too few steps)."""
     rounds: int = 5
     """With --auto: prune and train at most so many times."""
     resume: str | None = None
-    """Go on with an --auto that was stopped, in this folder; all else is as it was."""
+    """Go on with an --auto or --finetune-epochs that was stopped, in this folder; all else is as it was."""
     dry_run: bool = False
     """Measure what shares of 0.1 to 0.9 would leave: a table and sweep.png; no network is written."""
     img_size: str | int | None = None
-    """Input size in pixels, N or W,H, at which FLOPs, milliseconds and AP are measured (default: the cfg's)."""
+    """Input size in pixels, N or W,H, of trainings and of what is measured (default: the cfg's)."""
     batch_size: int = 16
     """Images per step, in trainings and when AP is measured."""
     workers: int = 2
@@ -74,6 +75,11 @@ class PruneOptions:
     def share(self) -> float:
         """`percent`, or its default."""
         return DEFAULT_SHARE if self.percent is None else self.percent
+
+    @property
+    def trains(self) -> bool:
+        """Whether anything is trained."""
+        return self.auto or self.finetune_epochs > 0
 
 
 def check_options(options: PruneOptions) -> None:
@@ -94,8 +100,10 @@ def check_options(options: PruneOptions) -> None:
         value = getattr(options, flag)
         if value is not None and not 0 <= value < 1:
             raise InputError(f"--{flag.replace('_', '-')} {value:g}: expected 0 to below 1")
-    if options.target_latency_ms is not None and options.target_latency_ms <= 0:
+    if options.target_latency_ms is not None and not 0 < options.target_latency_ms < math.inf:
         raise InputError(f"--target-latency-ms {options.target_latency_ms:g}: expected more than 0")
+    if not 0 <= options.seed < 2**32:
+        raise InputError(f"--seed {options.seed}: expected 0 to {2**32 - 1}")
     if options.round_to < 1 or options.layers < 0:
         raise InputError(f"--round-to {options.round_to}, --layers {options.layers}: expected at least 1, and 0")
     if options.iterations < 1 or options.finetune_epochs < 0:
@@ -121,9 +129,9 @@ def check_auto(options: PruneOptions) -> None:
         raise InputError("--auto: expected --data with it, to train and to measure on")
     if not 0 <= options.max_map_drop < 1:
         raise InputError(f"--max-map-drop {options.max_map_drop:g}: expected 0 to below 1")
-    if options.sparsity_epochs < 1 or options.rounds < 1:
+    if options.rounds < 1 or (options.sparsity_epochs or 0) < 0:
         raise InputError(
-            f"--sparsity-epochs {options.sparsity_epochs}, --rounds {options.rounds}: expected at least 1 each"
+            f"--rounds {options.rounds}, --sparsity-epochs {options.sparsity_epochs}: expected at least 1, and 0"
         )
     if options.dry_run or options.iterations > 1 or options.layers:
         raise InputError("--auto with --dry-run, --iterations or --layers: expected none; it goes its own way")

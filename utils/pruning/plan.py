@@ -1,7 +1,7 @@
 """Which channels go: the least important ones, as many as are asked for, and none that another rule needs."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,10 +24,23 @@ class Limits:
 
 
 class Choice:
-    """The groups that may go, the least important first, and what stays when the first so many of them do."""
+    """The groups that may go, the least important first, and what stays when the first so many of them do.
 
-    def __init__(self, groups: ChannelGroups, scores: np.ndarray, strategy: Strategy, limits: Limits) -> None:
+    `floors`: how many channels each of `groups.widths` keeps at least, where that is not a share of its present ones.
+    """
+
+    def __init__(
+        self,
+        groups: ChannelGroups,
+        scores: np.ndarray,
+        strategy: Strategy,
+        limits: Limits,
+        floors: Sequence[int] | None = None,
+    ) -> None:
         self.groups, self.strategy, self.limits = groups, strategy, limits
+        self.floors = floors or [max(1, math.ceil(limits.min_keep * len(ids))) for ids in groups.widths]
+        pairs = sorted(zip(self.floors, groups.widths, strict=True), key=lambda pair: pair[0])
+        self._widths = list({ids.tobytes(): (ids, floor) for floor, ids in pairs}.values())  # equal ones: the greatest
         self.removable = ~groups.fixed & np.isfinite(scores) & (groups.sizes > 0)
         if strategy == "normal":
             self.removable &= ~groups.added
@@ -41,9 +54,8 @@ class Choice:
         keep[self.order[:dropped]] = False
         while True:
             before = keep.sum()
-            for ids in self.groups.widths:
-                least = max(1, math.ceil(self.limits.min_keep * len(ids)))
-                self._restore(keep, ids, least, self.limits.round_to)
+            for ids, floor in self._widths:
+                self._restore(keep, ids, floor, self.limits.round_to)
             for slices in self.groups.equal:
                 counts = keep[slices].sum(1)
                 for ids, count in zip(slices, counts, strict=True):

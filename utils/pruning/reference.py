@@ -63,7 +63,9 @@ def reference_network(
             round_to=limits.round_to,
             ignored_layers=[twins[layer.conv] for layer in convs if groups.fixed[groups.of_label[layer.outputs]].all()],
         ).step()
-    except (IndexError, RuntimeError) as error:
+    except torch.cuda.OutOfMemoryError:
+        raise
+    except (IndexError, RuntimeError) as error:  # what its own surgery runs into
         raise InputError(f"{reference} cannot prune this network: {error}") from None
     return smaller
 

@@ -12,6 +12,7 @@ from utils.log import counted
 from utils.pruning.cost import Standing
 from utils.pruning.plan import Choice
 
+REPORT = "report.json"
 WIDEST_BARS = 24.0  # inches
 
 

@@ -9,6 +9,7 @@ YOLOX, 2021), and no prediction answers for two.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,6 +42,11 @@ class HeadSpec:
     def logits(self, values: Tensor) -> Tensor:
         """Raw objectness or class values, any shape, as logits: with new_coords they are probabilities already."""
         return torch.logit(values, eps=1e-6) if self.new_coords else values
+
+
+def head_specs(model: Any) -> list[HeadSpec]:
+    """Those of a Darknet."""
+    return [HeadSpec(h.anchors, h.num_classes, h.scale_x_y, h.new_coords) for h in model.yolo_layers]
 
 
 @dataclass(frozen=True)

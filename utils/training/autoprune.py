@@ -1,6 +1,7 @@
 """The whole way by itself: sparsity training, then pruning and recovery in turns for as long as AP holds."""
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -10,12 +11,14 @@ from utils.files import write_text
 from utils.log import say
 from utils.pruning.cost import Standing
 from utils.pruning.options import PruneOptions
-from utils.pruning.report import SweepPoint
+from utils.pruning.report import REPORT, SweepPoint
 from utils.training.recovery import PruneOnce, Train, recovery, sparse_training, train_or_go_on
 
 STATE = "auto.json"
 LEAST_SHARE = 0.05  # a round that would remove less is not worth its training
 HALF_LEFT = 0.5  # of AP, before recovery: what a round may cost at most
+EPOCHS = 30  # of a training, unless given
+ENOUGH_STEPS = 2400  # of sparsity training: in fewer S has to be above 0.005, which cost AP and left few gammas near 0
 
 
 @dataclass(frozen=True)
@@ -31,85 +34,116 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Tools:
-    """What the search has done for it: prune.py's and train.py's functions."""
+    """What the search has done for it: prune.py's and train.py's functions; `measure` takes a file of weights."""
 
     train: Train
     prune: PruneOnce
     sweep: Callable[[PruneOptions], list[SweepPoint]]
-    measure: Callable[[PruneOptions], Standing]
+    measure: Callable[[str], Standing]
 
 
-def search(options: PruneOptions, folder: Path, tools: Tools) -> list[Candidate]:
-    """All networks on the way, the whole one first.
+class Search:
+    """All networks on the way, the whole one first, in `done`.
 
-    What is done is kept in `folder`: called again after it was stopped, it goes on there.
+    What is done is kept in `folder`: where there is a part of it already, the search goes on there.
     """
-    done = read_state(folder)
-    if not done:
-        whole = tools.measure(options)
-        done = [Candidate("whole", options.weights, 0.0, whole, True)]
-        write_state(folder, done)
-    least = (done[0].standing.ap or 0.0) - options.max_map_drop
-    if len(done) == 1:
-        say(f"sparsity training, {options.sparsity_epochs} epochs")
-        trained = train_or_go_on(sparse_training(options, folder / "sparse"), tools.train)
-        add(folder, done, "sparse", str(trained / "best.pt"), 0.0, options, least, tools)
-    while len(done) < 2 + options.rounds:
-        current = [each for each in done if each.accepted or each.name == "sparse"][-1]
-        here = replace(options, weights=current.weights, cfg=None, auto=False)
-        rejected = done[-1] if not done[-1].accepted and done[-1].name != "sparse" else None
-        share = rejected.share / 2 if rejected else fitting_share(tools.sweep(here))
+
+    def __init__(self, options: PruneOptions, folder: Path, tools: Tools) -> None:
+        self.options, self.folder, self.tools = options, folder, tools
+        file = folder / STATE
+        rows = json.loads(file.read_text()) if file.exists() else []
+        self.done = [Candidate(**{**row, "standing": Standing(**row["standing"])}) for row in rows]
+
+    @property
+    def least(self) -> float:
+        """The AP that a network needs."""
+        return (self.done[0].standing.ap or 0.0) - self.options.max_map_drop
+
+    @property
+    def rounds(self) -> list[Candidate]:
+        """What came of pruning."""
+        return [each for each in self.done if each.name.startswith("round")]
+
+    def run(self) -> list[Candidate]:
+        """To the end."""
+        if not self.done:
+            self.add(Candidate("whole", self.options.weights, 0.0, self.tools.measure(self.options.weights), True))
+        if len(self.done) == 1 and self.options.sparsity_epochs:
+            say(f"sparsity training, {self.options.sparsity_epochs} epochs")
+            trained = train_or_go_on(sparse_training(self.options, self.folder / "sparse"), self.tools.train)
+            self.judge("sparse", trained, 0.0)
+        while len(self.rounds) < self.options.rounds and self.one_round():
+            pass
+        return self.done
+
+    def one_round(self) -> bool:
+        """Prune the last network that was good enough, and train; False where no more can go."""
+        current, last = [each for each in self.done if each.accepted][-1], self.done[-1]
+        cfg = self.options.cfg if current is self.done[0] else None
+        here = replace(self.options, weights=current.weights, cfg=cfg, auto=False)
+        rejected = self.rounds and not last.accepted
+        share = last.share / 2 if rejected else fitting_share(self.tools.sweep(here))
         if share < LEAST_SHARE:
-            break
-        number = len(done) - 1
-        say(f"round {number} of at most {options.rounds}: {share:.0%} of the channels that {current.name} has")
-        step = folder / f"round{number}"
+            return False
+        name = f"round{len(self.rounds) + 1}"
+        say(f"{name} of at most {self.options.rounds}: {share:.0%} of the channels that {current.name} has")
+        step = self.folder / name
         step.mkdir(exist_ok=True)
-        if not (step / "report.json").exists():
-            tools.prune(replace(here, percent=share), step)
-        trained = train_or_go_on(recovery(options, step), tools.train)
-        add(folder, done, f"round{number}", str(trained / "best.pt"), share, options, least, tools)
-    return done
+        if not (step / REPORT).exists():
+            self.tools.prune(replace(here, percent=share), step)
+        share = json.loads((step / REPORT).read_text())["share_of_removable_channels"]
+        if share < LEAST_SHARE:  # other rules stopped it
+            return False
+        self.judge(name, train_or_go_on(recovery(self.options, step), self.tools.train), share)
+        return True
+
+    def judge(self, name: str, trained: Path, share: float) -> None:
+        """Measure the best network of a training."""
+        weights = str(trained / "best.pt")
+        standing = self.tools.measure(weights)
+        accepted = (standing.ap or 0.0) >= self.least
+        say(f"{name}: AP@.5:.95 {standing.ap:.3f}, {'at least' if accepted else 'below'} the {self.least:.3f} wanted")
+        self.add(Candidate(name, weights, share, standing, accepted))
+
+    def add(self, candidate: Candidate) -> None:
+        """Remember it."""
+        self.done.append(candidate)
+        write_text(self.folder / STATE, json.dumps([asdict(each) for each in self.done], indent=2) + "\n")
 
 
-def add(
-    folder: Path,
-    done: list[Candidate],
-    name: str,
-    weights: str,
-    share: float,
-    options: PruneOptions,
-    least: float,
-    tools: Tools,
-) -> None:
-    """Measure a network, and remember it."""
-    standing = tools.measure(replace(options, weights=weights, cfg=None))
-    done.append(Candidate(name, weights, share, standing, (standing.ap or 0.0) >= least))
-    say(f"{name}: AP@.5:.95 {standing.ap:.3f}, {'at least' if done[-1].accepted else 'below'} the {least:.3f} wanted")
-    write_state(folder, done)
+def with_epochs(options: PruneOptions, images: int) -> PruneOptions:
+    """The options with the trainings' lengths; no sparsity training by default where it would have too few steps."""
+    options = replace(options, finetune_epochs=options.finetune_epochs or EPOCHS)
+    if options.sparsity_epochs is not None:
+        return options
+    steps = max(1, images // options.batch_size)
+    if EPOCHS * steps >= ENOUGH_STEPS:
+        return replace(options, sparsity_epochs=EPOCHS)
+    say(
+        f"no sparsity training: {EPOCHS} epochs are {EPOCHS * steps} steps, in which gammas do not get near 0 without "
+        f"harm; --sparsity-epochs {math.ceil(ENOUGH_STEPS / steps)} would be enough"
+    )
+    return replace(options, sparsity_epochs=0)
 
 
 def fitting_share(points: Sequence[SweepPoint]) -> float:
     """The greatest share of a sweep that leaves half of the AP, before recovery; the smallest where none does."""
     enough = (points[0].standing.ap or 0.0) * HALF_LEFT
-    return max((point.asked for point in points[1:] if (point.standing.ap or 0.0) >= enough), default=points[1].asked)
+    return max((point.share for point in points[1:] if (point.standing.ap or 0.0) >= enough), default=points[1].share)
 
 
 def recommended(candidates: Sequence[Candidate]) -> Candidate:
-    """The accepted one that takes the least time."""
-    return min((each for each in candidates if each.accepted), key=lambda each: each.standing.milliseconds or 0.0)
+    """The accepted one that takes the least time; not the sparse one, which takes as long as the whole one."""
+    chosen = [each for each in candidates if each.accepted and each.name != "sparse"]
+    return min(chosen, key=lambda each: each.standing.milliseconds or 0.0)
 
 
-def read_state(folder: Path) -> list[Candidate]:
-    """What was done before."""
-    file = folder / STATE
-    rows = json.loads(file.read_text()) if file.exists() else []
-    return [Candidate(**{**row, "standing": Standing(**row["standing"])}) for row in rows]
-
-
-def write_state(folder: Path, done: Sequence[Candidate]) -> None:
-    """Remember it."""
-    write_text(folder / STATE, json.dumps([asdict(each) for each in done], indent=2) + "\n")
+def timed(candidates: Sequence[Candidate], milliseconds: Sequence[float]) -> list[Candidate]:
+    """The candidates with times that were measured in turns, so that they can be compared."""
+    return [
+        replace(each, standing=replace(each.standing, milliseconds=time))
+        for each, time in zip(candidates, milliseconds, strict=True)
+    ]
 
 
 def candidate_table(candidates: Sequence[Candidate]) -> str:

@@ -1,11 +1,15 @@
 """Trainings that belong to a pruning: before it, towards few large gammas; after it, with a teacher."""
 
+import json
+import shutil
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
-from utils.log import say
+from utils.data.datafile import DataSpec
+from utils.errors import InputError
+from utils.files import find_file, new_run_folder, write_text
 from utils.network.weights import read_checkpoint
 from utils.pruning.options import PruneOptions
 from utils.training.options import TrainOptions
@@ -13,6 +17,37 @@ from utils.training.run import TrainResult
 
 Train = Callable[[TrainOptions], TrainResult]
 PruneOnce = Callable[[PruneOptions, Path], Any]
+SEARCH = "prune.json"  # of trainings in turn with pruning: what was wanted
+MACHINE = ("device", "workers")  # options that may be given anew with --resume
+
+
+def begin(options: PruneOptions, spec: DataSpec, runs: str) -> tuple[PruneOptions, Path]:
+    """A new folder in `runs`, with the options in it to go on by: files by their whole paths, to be found anywhere."""
+    cfg = None if options.cfg is None else str(find_file(options.cfg, "cfg").resolve())
+    weights = str(find_file(options.weights, "weights").resolve())
+    options = replace(options, weights=weights, cfg=cfg, data=str(spec.path))
+    folder = new_run_folder(runs, options.name)
+    write_text(folder / SEARCH, json.dumps(asdict(options), indent=2) + "\n")
+    return options, folder
+
+
+def reopen(given: PruneOptions) -> tuple[PruneOptions, Path]:
+    """The options that were begun with in the folder `given.resume`, those of the machine as given now; the folder.
+
+    Raises InputError for a folder of something else, and for other options.
+    """
+    folder = Path(given.resume or "")
+    try:
+        options = PruneOptions(**json.loads((folder / SEARCH).read_text()))
+    except (OSError, ValueError, TypeError):
+        raise InputError(
+            f"--resume {folder}: expected a folder of prune.py --auto or --finetune-epochs, with its {SEARCH}"
+        ) from None
+    for field in fields(given):
+        if field.name not in ("resume", *MACHINE) and getattr(given, field.name) != field.default:
+            flag = field.name.replace("_", "-")
+            raise InputError(f"--resume with --{flag}: expected none, all is as it was, but --device and --workers")
+    return replace(options, **{name: getattr(given, name) for name in MACHINE}), folder
 
 
 def recovery(options: PruneOptions, folder: Path) -> TrainOptions:
@@ -29,6 +64,7 @@ def recovery(options: PruneOptions, folder: Path) -> TrainOptions:
 
 def sparse_training(options: PruneOptions, folder: Path) -> TrainOptions:
     """Sparsity training of the network that `options` name, into `folder`/train."""
+    assert options.sparsity_epochs
     return TrainOptions(
         weights=options.weights,
         cfg=options.cfg,
@@ -51,20 +87,8 @@ def train_or_go_on(wanted: TrainOptions, train: Train) -> Path:
     folder = Path(wanted.project or "") / wanted.name
     last = folder / "last.pt"
     if not last.exists():
+        shutil.rmtree(folder, ignore_errors=True)  # stopped before there was anything to go on from
         return train(wanted).folder
     if read_checkpoint(last).training is not None:
-        train(TrainOptions(resume=str(folder)))
+        train(TrainOptions(resume=str(folder), device=wanted.device, workers=wanted.workers))
     return folder
-
-
-def in_steps(plan: list[PruneOptions], folder: Path, prune: PruneOnce, train: Train) -> list[tuple[Any, TrainResult]]:
-    """Prune by each of the options, train, go on from there: what each step gave, in `folder`/stepN."""
-    results: list[tuple[Any, TrainResult]] = []
-    for number, options in enumerate(plan, start=1):
-        say(f"step {number} of {len(plan)}")
-        step = folder / f"step{number}"
-        step.mkdir()
-        before = str(results[-1][1].folder / "best.pt") if results else None
-        pruned = prune(options if before is None else replace(options, weights=before, cfg=None), step)
-        results.append((pruned, train(recovery(options, step))))
-    return results
