@@ -268,12 +268,14 @@ class PruningBenchmark:
     """Teacher of the trainings (default: the network itself); AP is compared with its."""
     t_cfg: str | None = None
     """The teacher's network (default: the one inside its .pt)."""
-    methods: tuple[Method, ...] = ("gamma", "random", "torch-pruning", "torch-pruning-gamma")
+    methods: tuple[Method, ...] = ("taylor", "gamma", "random", "torch-pruning")
     """Ways to judge channels: those of prune.py --importance, and those of the package Torch-Pruning."""
     target_flops: tuple[str, ...] = ("0.5", "0.3", "0.15")
     """FLOPs that are left, each a share such as 0.3 or an amount such as 1.5G."""
     finetune_epochs: int = 30
     """Epochs of each training."""
+    img_size: str | int | None = None
+    """Input size in pixels, N or W,H (default: the cfg's)."""
     batch_size: int = 16
     """Images per step."""
     workers: int = 2
@@ -291,8 +293,8 @@ class PruningBenchmark:
 def pruning_quality(options: PruningBenchmark) -> list[Compared]:
     """Prune, train, measure; a table, pruning.json and pruning.png."""
     check_at_least(1, finetune_epochs=options.finetune_epochs)
-    keys = ("weights", "data", "cfg", "finetune_epochs", "batch_size", "workers", "device", "seed")
-    common = PruneOptions(**{key: getattr(options, key) for key in keys})
+    keys = ("weights", "data", "cfg", "finetune_epochs", "img_size", "batch_size", "workers", "device", "seed")
+    common = PruneOptions(**{key: getattr(options, key) for key in keys}, importance="random")
     teacher = common
     if options.t_weights is not None:
         teacher = replace(common, weights=options.t_weights, cfg=options.t_cfg)

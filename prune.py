@@ -9,8 +9,8 @@ import numpy as np
 
 from models import Darknet, load_model, save_weights
 from train import train
-from utils.errors import Stopped
-from utils.files import new_run_folder, write_text
+from utils.errors import InputError
+from utils.files import check_writable, new_run_folder, write_text
 from utils.log import counted, say
 from utils.options import run_command
 from utils.pruning.cost import Standing
@@ -39,7 +39,7 @@ from utils.training.autoprune import (
     with_epochs,
 )
 from utils.training.pruner import TOLERANCE, Pruning
-from utils.training.recovery import begin, recovery, reopen, train_or_go_on
+from utils.training.recovery import begin, recovery, reopen, resumable, train_or_go_on
 
 RUNS = "runs/prune"
 SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # of a dry run
@@ -58,7 +58,8 @@ class PruneResult:
 
 
 def start(options: PruneOptions, floors: Sequence[int] | None = None) -> Pruning:
-    """A network to be pruned. Raises InputError for bad input."""
+    """A network to be pruned. Raises InputError for bad input, and where results cannot be written."""
+    check_writable(RUNS)
     return Pruning(options, load_model, Darknet, floors)
 
 
@@ -74,7 +75,15 @@ def prune_once(options: PruneOptions, folder: Path | None = None) -> PruneResult
     """Remove channels; the smaller network goes into `folder` (default: a new one)."""
     pruning = start(options)
     keep = pruning.keep()
-    return write_pruned(pruning, keep, folder or new_run_folder(RUNS, options.name))
+    if keep.all() and not pruning.gone:
+        raise InputError("nothing would be removed: expected a greater --percent, or less strict rules")
+    if folder is not None:
+        return write_pruned(pruning, keep, folder)
+    result = write_pruned(pruning, keep, new_run_folder(RUNS, options.name))
+    given = {"t-weights": options.weights, "t-cfg": options.cfg, "data": options.data, "img-size": options.img_size}
+    flags = "".join(f" --{flag} {value}" for flag, value in given.items() if value is not None)
+    say(f"train on with: python train.py --weights {result.folder / 'pruned.pt'}{flags}")
+    return result
 
 
 def write_pruned(pruning: Pruning, keep: np.ndarray, folder: Path) -> PruneResult:
@@ -90,7 +99,7 @@ def write_pruned(pruning: Pruning, keep: np.ndarray, folder: Path) -> PruneResul
     write_network(compact, folder, title, notes)
     draw_layers(folder / "channels.png", rows, f"{Path(options.weights).name}: channels of each layer")
     facts = {
-        "options": asdict(options),
+        "options": asdict(options) | {"importance": pruning.criterion},
         "before": asdict(before),
         "after": asdict(after),
         "share_of_removable_channels": pruning.choice.share(keep),
@@ -106,12 +115,13 @@ def write_pruned(pruning: Pruning, keep: np.ndarray, folder: Path) -> PruneResul
         say(kept)
     say(before_and_after(before, after, clock_words(pruning)))
     say(
-        f"proof: heads on {counted(len(pruning.images), 'image')} equal the masked network's to {difference:.1e} of "
-        f"their maximum; with what removed channels contributed folded in, to {folded:.1e} (inexact under padding)"
+        f"proof: on {counted(len(pruning.images), 'image')} the heads equal the masked network's to {difference:.1e} "
+        f"of their maximum;\nthen constants of removed channels were put into the next layers, exact to {folded:.1e} "
+        "(not at the borders of maps)"
     )
     say(
         f"{pruning.choice.share(keep):.1%} of the removable channels removed; in {folder}: pruned.cfg, pruned.weights, "
-        f"pruned.pt, {REPORT}, channels.png; train on with: python train.py --weights {folder / 'pruned.pt'}"
+        f"pruned.pt, {REPORT}, channels.png"
     )
     return PruneResult(folder, before, after)
 
@@ -140,8 +150,8 @@ def prune_in_steps(options: PruneOptions, folder: Path | None = None) -> PruneRe
     if folder is None:
         assert whole.spec is not None
         options, folder = begin(options, whole.spec, RUNS)
-    best = options.weights
-    try:
+    best, number = options.weights, 0
+    with resumable(folder, lambda: f"step {number} of {steps}"):
         for number in range(1, steps + 1):
             say(f"step {number} of {steps}")
             step = folder / f"step{number}"
@@ -153,22 +163,18 @@ def prune_in_steps(options: PruneOptions, folder: Path | None = None) -> PruneRe
                     keep = pruning.keep(target.after(number, steps), number == steps)
                 write_pruned(pruning, keep, step)
             best = str(train_or_go_on(recovery(options, step), train) / "best.pt")
-    except Stopped as stopped:
-        stopped.advise(f"in step {number} of {steps}; go on with: python prune.py --resume {folder}")
-        raise
     final = load_model(weights=best, device=whole.device)
     before, after = standings([whole.original, final], whole.size, whole.clock, whole.precision)
-    write_network(final, folder, f"{Path(options.weights).name} pruned and trained")
     facts = {"options": asdict(options), "before": asdict(before), "after": asdict(after)}
     write_text(folder / REPORT, json.dumps(facts, indent=2) + "\n")
+    write_network(final, folder, f"{Path(options.weights).name} pruned and trained")
     say(before_and_after(before, after, clock_words(whole)))
     say(f"pruned and trained in {counted(steps, 'step')}; in {folder}: pruned.cfg, pruned.weights, pruned.pt, {REPORT}")
     return PruneResult(folder, before, after)
 
 
-def sweep(options: PruneOptions) -> list[SweepPoint]:
+def sweep(pruning: Pruning) -> list[SweepPoint]:
     """What many shares would leave of the network."""
-    pruning = start(options)
     choice = pruning.choice
     keeps = [choice.keep(0), *map(choice.of_share, SHARES)]
     models = [pruning.original, *(pruning.without(keep) for keep in keeps[1:])]
@@ -178,11 +184,12 @@ def sweep(options: PruneOptions) -> list[SweepPoint]:
 
 def dry_run(options: PruneOptions) -> list[SweepPoint]:
     """The sweep told: a table, sweep.json and sweep.png."""
-    points = sweep(options)
+    pruning = start(options)
+    points = sweep(pruning)
     knee = find_knee(points)
     folder = new_run_folder(RUNS, options.name)
     write_text(folder / "sweep.json", json.dumps([asdict(point) for point in points], indent=2) + "\n")
-    title = f"{Path(options.weights).name}, --strategy {options.strategy} --importance {options.importance}"
+    title = f"{Path(options.weights).name}, --strategy {options.strategy} --importance {pruning.criterion}"
     draw_sweep(folder / "sweep.png", points, knee, title)
     say(sweep_table(points, knee))
     say(
@@ -195,9 +202,13 @@ def dry_run(options: PruneOptions) -> list[SweepPoint]:
 
 def auto(options: PruneOptions, folder: Path | None = None) -> list[Candidate]:
     """Sparsity training, then pruning and recovery in turns while AP holds; `folder`: go on with what is in it."""
-    whole = start(options)  # bad input is an error before the folder is made
+    whole, standing = start(options), None
     if folder is None:
         assert whole.spec is not None
+        standing = standings([whole.original], whole.size, whole.clock, whole.precision)[0]
+        if (standing.ap or 0.0) <= options.max_map_drop:
+            allowed = f"--max-map-drop {options.max_map_drop:g}: expected less than"
+            raise InputError(f"{allowed} {standing.ap:.3f}, the AP@.5:.95 of {options.weights}")
         options, folder = begin(with_epochs(options, len(whole.spec.train)), whole.spec, RUNS)
 
     def network(weights: str) -> Darknet:
@@ -206,15 +217,13 @@ def auto(options: PruneOptions, folder: Path | None = None) -> list[Candidate]:
     def measure(weights: str) -> Standing:
         return standings([network(weights)], whole.size, whole.clock, whole.precision)[0]
 
-    try:
-        found = Search(options, folder.resolve(), Tools(train, prune_once, sweep, measure)).run()
-    except Stopped as stopped:
-        stopped.advise(f"in the search; go on with: python prune.py --resume {folder}")
-        raise
+    search = Search(options, folder.resolve(), Tools(train, prune_once, lambda here: sweep(start(here)), measure))
+    with resumable(folder, lambda: search.place):
+        found = search.run(standing)
     found = timed(found, whole.clock([network(each.weights) for each in found]))
-    best, least = recommended(found), (found[0].standing.ap or 0.0) - options.max_map_drop
+    best, title = recommended(found), f"{Path(options.weights).name}: at least {search.least:.3f} wanted"
+    draw_pareto(folder / "pareto.png", found, search.least, title)
     write_network(network(best.weights), folder, f"{Path(options.weights).name} pruned and trained: {best.name}")
-    draw_pareto(folder / "pareto.png", found, least, f"{Path(options.weights).name}: at least {least:.3f} wanted")
     say(candidate_table(found))
     say(f"* recommended: {best.name}; in {folder}: pruned.cfg, pruned.weights, pruned.pt, auto.json, pareto.png")
     return found

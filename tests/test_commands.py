@@ -173,6 +173,15 @@ def test_as_a_process_from_another_folder(tmp_path: Path) -> None:
     assert done.returncode == 2 and done.stderr.startswith("error: gone.cfg: no such file") and not done.stdout
 
 
+def test_a_reader_that_ends_early_is_no_error(tmp_path: Path) -> None:
+    command = [sys.executable, str(PROJECT / "models.py"), "--cfg", "yolov3.cfg"]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait(timeout=100) == 1
+
+
 def test_python_use(data: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """`from train import train, TrainOptions` and `from detect import ...` work without a command line."""
     from detect import DetectOptions, detect

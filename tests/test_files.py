@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from utils.errors import CfgError, InputError
-from utils.files import PROJECT, find_file, new_run_folder, whole_file, whole_folder
+from utils.files import PROJECT, check_writable, find_file, new_run_folder, whole_file, whole_folder
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -42,3 +42,11 @@ def test_bare_names_are_found_in_the_project(tmp_path: Path, monkeypatch: pytest
     assert find_file("yolov3.cfg", "cfg") == Path("yolov3.cfg")  # the working directory comes first
     with pytest.raises(CfgError, match=r"gone.cfg: no such file \(looked at gone.cfg, .*/cfg/gone.cfg\)"):
         find_file("gone.cfg", "cfg", CfgError)
+
+
+def test_results_that_could_not_be_written_are_known_before(tmp_path: Path) -> None:
+    check_writable(tmp_path / "runs" / "prune")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "runs").touch()
+    with pytest.raises(InputError, match="runs to be a folder"):
+        check_writable(tmp_path / "runs" / "prune")

@@ -47,7 +47,7 @@ def test_a_pruned_network_is_one_like_any_other(best: Path, data: Path) -> None:
     kept = {row["index"]: row["after"] for row in facts["layers"]}
     assert kept == {node.index: node.options.filters for node in half.graph.nodes if node.kind != "yolo"}
     assert f"layer 0 kept {kept[0]} of 16 filters" in (folder / "pruned.cfg").read_text()
-    assert "1 layer keeps all channels, the values of a head: 2" in done.stdout and "AP@.5:.95" in done.stdout
+    assert "1 layer keeps all channels, the outputs of a head: 2" in done.stdout and "AP@.5:.95" in done.stdout
     measured = run("test.py", "--weights", folder / "pruned.pt", "--data", "s.data", "--workers", 0, folder=data)
     assert measured.returncode == 0, measured.stderr
     report = next((data / "runs" / "test").glob("*/metrics.json"))
@@ -127,10 +127,10 @@ def test_the_knee_is_where_ap_begins_to_fall() -> None:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--percent", 1.2], "--percent 1.2: expected 0 to below 1"),
-        (["--percent", "nan"], "--percent nan: expected 0 to below 1"),
+        (["--percent", 1.2], "--percent 1.2: expected a share, 0 to below 1"),
+        (["--percent", "nan"], "--percent nan: expected a share"),
         (["--percent", 0.3, "--target-flops", "0.5"], "expected one of them"),
-        (["--min-keep", 2], "--min-keep 2: expected 0 to below 1"),
+        (["--min-keep", 2], "--min-keep 2: expected a share"),
         (["--round-to", 0], "--round-to 0"),
         (["--target-flops", "9G"], "less than the present"),
         (["--target-params", 10], "can reach, at least"),
@@ -144,6 +144,9 @@ def test_the_knee_is_where_ap_begins_to_fall() -> None:
         (["--target-latency-ms", "nan"], "expected more than 0"),
         (["--seed", -1], "--seed -1: expected 0 to"),
         (["--layers", 1], "--layers 1: expected at most 0"),
+        (["--max-map-drop", 0.1], "--max-map-drop without --auto"),
+        (["--percent", 0.0], "nothing would be removed"),
+        (["--percent", 0.5, "--round-to", 1000], "nothing would be removed"),
         (["--cfg", "yolov3-tiny.cfg"], "is it from another cfg"),
         (["--img-size", 100], "divisible"),
         (["--data", "coco.data"], "coco.data"),

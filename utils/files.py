@@ -43,6 +43,15 @@ def new_run_folder(parent: str | Path, name: str) -> Path:
             return folder
 
 
+def check_writable(folder: str | Path) -> None:
+    """Raise InputError unless files can be written into a folder, which need not be there yet: before long work."""
+    place = Path(folder).absolute()
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    if not place.is_dir() or not os.access(place, os.W_OK):
+        raise InputError(f"{folder}: results cannot be written here: expected {place} to be a folder with that right")
+
+
 @contextmanager
 def whole_file(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; it replaces `path` when the block ends well, else it vanishes."""

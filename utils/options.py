@@ -37,6 +37,9 @@ def run_command(
             options_type, description=description, args=argv, config=(tyro.conf.OmitArgPrefixes,), **given
         )
         function(options)
+    except BrokenPipeError:  # what read the output has ended, such as `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None
     except (InputError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None

@@ -169,7 +169,7 @@ def test_residual_blocks_go_by_their_gammas_and_leave_the_rest_alone() -> None:
             module.bias.data.zero_()
     assert torch.allclose(model(images), smaller(images), atol=1e-5)
     left, gone = remove_layers(model, 3, Darknet)
-    assert [words.split(" (")[0] for words in gone] == ["layers 6 to 8", "layers 5 to 5", "layers 2 to 4"]
+    assert [words.split(" of ")[0] for words in gone] == ["layers 6 to 8", "layers 5 to 5", "layers 2 to 4"]
     with pytest.raises(InputError, match="--layers 4: expected at most 3"):
         remove_layers(model, 4, Darknet)
     assert [node.kind for node in left.graph.nodes] == ["convolutional"] * 3 + ["yolo"]

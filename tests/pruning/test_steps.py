@@ -4,7 +4,7 @@ import json
 import math
 import shutil
 import signal
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -72,7 +72,14 @@ def shipped(cfg: str, folder: Path) -> Darknet:
 
 
 def options(**more: Any) -> PruneOptions:
-    common = {"weights": "net.pt", "data": "s.data", "img_size": 96, "workers": 0, "finetune_epochs": 1}
+    common = {
+        "weights": "net.pt",
+        "data": "s.data",
+        "img_size": 96,
+        "workers": 0,
+        "finetune_epochs": 1,
+        "importance": "gamma",
+    }
     return PruneOptions(**common | more)
 
 
@@ -162,6 +169,25 @@ def test_stopped_steps_go_on(here: Path, training: QuickTraining) -> None:
     assert resumed.folder.name == "exp" and straight.folder.name == "exp-2"  # type: ignore[union-attr]
 
 
+def test_ctrl_c_before_a_training_and_what_is_finished(
+    here: Path, training: QuickTraining, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shipped("ghost-yolov3-tiny-lite.cfg", here)
+    write = command.write_pruned
+
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "write_pruned", interrupted)
+    with pytest.raises(Stopped, match=r"stopped by SIGINT in step 1 of 1; go on with: python prune.py --resume runs"):
+        prune(options())
+    monkeypatch.setattr(command, "write_pruned", write)
+    again = PruneOptions(resume="runs/prune/exp", workers=0)
+    resume(again)
+    with pytest.raises(InputError, match=r"--resume runs/prune/exp: it is finished already"):
+        resume(again)
+
+
 def test_a_training_that_was_stopped_goes_on_on_the_same_machine(
     here: Path, training: QuickTraining, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -186,7 +212,12 @@ def test_the_whole_way_and_on_from_where_it_was_stopped(
 ) -> None:
     base = {"data": "s.data", "round_to": 1, "workers": 0, "batch_size": 8, "auto": True}
     more = {"sparsity_epochs": 2, "finetune_epochs": 2, "rounds": 2, "max_map_drop": 0.5}
-    load = command.load_model
+    load, measure = command.load_model, command.standings
+
+    def good(*what: Any) -> Any:  # two epochs on 24 images bring no AP that could be lost
+        return [replace(each, ap=0.6) for each in measure(*what)]
+
+    monkeypatch.setattr(command, "standings", good)
 
     def stop(cfg: Any = None, weights: Any = None, **rest: Any) -> Darknet:
         if "round1/train" in str(weights):
@@ -194,7 +225,7 @@ def test_the_whole_way_and_on_from_where_it_was_stopped(
         return load(cfg, weights, **rest)
 
     monkeypatch.setattr(command, "load_model", stop)
-    with pytest.raises(Stopped, match=r"in the search; go on with: python prune.py --resume runs/prune/exp$"):
+    with pytest.raises(Stopped, match=r"in round 1; go on with: python prune.py --resume runs/prune/exp$"):
         auto(PruneOptions(weights=str(trained / "best.pt"), **base, **more))  # type: ignore[arg-type]
     monkeypatch.setattr(command, "load_model", load)
     monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
@@ -246,6 +277,11 @@ def test_an_unreachable_target_is_found_before_anything_is_written(trained: Path
     assert_refused(run("prune.py", *flags, folder=here), "can reach, at least", here)
 
 
+def test_a_drop_that_allows_everything(trained: Path, here: Path) -> None:
+    flags = ["--weights", trained / "best.pt", "--data", "s.data", "--workers", 0, "--auto", "--max-map-drop", 0.99]
+    assert_refused(run("prune.py", *flags, folder=here), "--max-map-drop 0.99: expected less than 0.", here)
+
+
 def test_what_cannot_be_resumed(here: Path) -> None:
     wrong = "expected a folder of prune.py --auto or --finetune-epochs"
     for content in (None, "{", json.dumps({"cutoff": 1})):
@@ -253,5 +289,5 @@ def test_what_cannot_be_resumed(here: Path) -> None:
             (here / "prune.json").write_text(content)
         assert_refused(run("prune.py", "--resume", ".", folder=here), wrong, here)
     (here / "prune.json").write_text(json.dumps(asdict(PruneOptions(auto=True))))
-    with pytest.raises(InputError, match="--resume with --rounds: expected none"):
+    with pytest.raises(InputError, match="--resume with --rounds: expected only --device"):
         resume(PruneOptions(resume=".", rounds=9, workers=0))

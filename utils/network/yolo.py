@@ -86,7 +86,7 @@ class YOLOLayer(Block):
 
     def label(self, book: ChannelBook, *inputs: Labels) -> Labels:
         """Those of the input, which stay."""
-        book.keep([inputs[0]], "the values of a head")
+        book.keep([inputs[0]], "the outputs of a head")
         return inputs[0]
 
     def out_stride(self, strides: tuple[Stride, ...]) -> Stride:

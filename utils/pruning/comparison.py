@@ -52,7 +52,7 @@ def draw_comparison(path: Path, whole: Standing, rows: Sequence[Compared], title
             panel.plot(*zip(*points, strict=True), marker="o", markersize=5, label=method)
         panel.plot(value(whole), whole.ap or 0, "k*", markersize=13, label="whole")
         panel.axhline(whole.ap or 0, color="grey", linestyle="--", linewidth=1)
-        panel.set(xlabel=words, ylabel="AP@.5:.95", xlim=(0, None))
+        panel.set(xlabel=words, ylabel="AP@.5:.95", xlim=(0, 1.08 * value(whole)))
         panel.grid(alpha=0.3)
     axes[0].legend()
     figure.suptitle(title)

@@ -95,7 +95,9 @@ def remove_layers(model: Any, count: int, build: Callable[[Graph], Any]) -> tupl
             raise InputError(f"--layers {count}: expected at most {len(gone)}, as many blocks as can be removed")
         block = blocks[0]
         inside = slice(block.source + 1, block.last + 1)
-        gone.append(f"layers {places[inside][0]} to {places[inside][-1]} (mean gamma {block.gamma:.3f})")
+        gone.append(
+            f"layers {places[inside][0]} to {places[inside][-1]} of the whole network, mean gamma {block.gamma:.3f}"
+        )
         del places[inside]
         model = remove_block(model, block, build)
     return model, gone

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 from utils.errors import InputError
-from utils.options import check_loading
+from utils.options import check_at_least, check_loading
 from utils.pruning.importance import Criterion
 from utils.pruning.plan import Strategy
 
@@ -32,8 +32,10 @@ class PruneOptions:
     """Remove channels until an image takes so many milliseconds on this machine."""
     strategy: Strategy = "slim"
     """Channels that shortcuts tie: normal (they stay), shortcut (their mean counts), slim (the greatest counts)."""
-    importance: Criterion = "gamma"
-    """What a channel is judged by; taylor needs --data; random is what the others have to beat."""
+    importance: Criterion | None = None
+    """What a channel is judged by (default: taylor where --data has training images, else gamma); random is what the
+    others have to beat.
+    """
     min_keep: float = 0.1
     """Least share of its channels that each layer keeps (always one)."""
     round_to: int = 8
@@ -49,7 +51,7 @@ class PruneOptions:
     auto: bool = False
     """The whole way: sparsity training, then pruning and recovery in turns while AP holds; needs --data."""
     max_map_drop: float = 0.01
-    """With --auto: by how much AP@.5:.95 may be lower in the end."""
+    """With --auto: by how much AP@.5:.95, 0 to 1, may be lower in the end."""
     sparsity_epochs: int | None = None
     """With --auto: epochs of the sparsity training, 0 for none (default: 30, or none where these are too few steps)."""
     rounds: int = 5
@@ -89,6 +91,10 @@ def check_options(options: PruneOptions) -> None:
         raise InputError("--weights: expected the trained network's weights")
     if options.auto:
         check_auto(options)
+    else:
+        for name in ("max_map_drop", "rounds", "sparsity_epochs"):
+            if getattr(options, name) != getattr(PruneOptions, name):
+                raise InputError(f"--{name.replace('_', '-')} without --auto: expected --auto with it")
     targets = ["--" + name.replace("_", "-") for name in TARGETS if getattr(options, name) is not None]
     if len(targets) > 1:
         raise InputError(f"{' and '.join(targets)}: expected one of them")
@@ -99,18 +105,14 @@ def check_options(options: PruneOptions) -> None:
     for flag in ("percent", "min_keep"):
         value = getattr(options, flag)
         if value is not None and not 0 <= value < 1:
-            raise InputError(f"--{flag.replace('_', '-')} {value:g}: expected 0 to below 1")
+            raise InputError(f"--{flag.replace('_', '-')} {value:g}: expected a share, 0 to below 1, such as 0.5")
     if options.target_latency_ms is not None and not 0 < options.target_latency_ms < math.inf:
         raise InputError(f"--target-latency-ms {options.target_latency_ms:g}: expected more than 0")
     if not 0 <= options.seed < 2**32:
         raise InputError(f"--seed {options.seed}: expected 0 to {2**32 - 1}")
-    if options.round_to < 1 or options.layers < 0:
-        raise InputError(f"--round-to {options.round_to}, --layers {options.layers}: expected at least 1, and 0")
-    if options.iterations < 1 or options.finetune_epochs < 0:
-        raise InputError(
-            f"--iterations {options.iterations}, --finetune-epochs {options.finetune_epochs}: "
-            "expected at least 1, and 0"
-        )
+    check_at_least(1, round_to=options.round_to, iterations=options.iterations, rounds=options.rounds)
+    check_at_least(0, layers=options.layers, finetune_epochs=options.finetune_epochs)
+    check_at_least(0, sparsity_epochs=options.sparsity_epochs or 0)
     if options.iterations > 1 and not options.finetune_epochs:
         raise InputError(
             f"--iterations {options.iterations}: expected --finetune-epochs with it, to recover in between"
@@ -129,9 +131,5 @@ def check_auto(options: PruneOptions) -> None:
         raise InputError("--auto: expected --data with it, to train and to measure on")
     if not 0 <= options.max_map_drop < 1:
         raise InputError(f"--max-map-drop {options.max_map_drop:g}: expected 0 to below 1")
-    if options.rounds < 1 or (options.sparsity_epochs or 0) < 0:
-        raise InputError(
-            f"--rounds {options.rounds}, --sparsity-epochs {options.sparsity_epochs}: expected at least 1, and 0"
-        )
     if options.dry_run or options.iterations > 1 or options.layers:
-        raise InputError("--auto with --dry-run, --iterations or --layers: expected none; it goes its own way")
+        raise InputError("--auto with --dry-run, --iterations or --layers: expected none; it chooses the steps itself")

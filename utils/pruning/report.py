@@ -66,7 +66,7 @@ def before_and_after(before: Standing, after: Standing, where: str) -> str:
         rows.append((f"ms ({where})", f"{before.milliseconds:.1f}", f"{after.milliseconds:.1f}", speedup))
     for name, old, new in (("AP@.5", before.ap50, after.ap50), ("AP@.5:.95", before.ap, after.ap)):
         if old is not None and new is not None:
-            rows.append((name, f"{old:.3f}", f"{new:.3f}", f"{new - old:+.3f}"))
+            rows.append((name, f"{old:.3f}", f"{new:.3f}", f"{round(new, 3) - round(old, 3):+.3f}"))
     lines = [f"{'':24} {'before':>12} {'after':>12}"]
     return "\n".join(lines + [f"{name:24} {old:>12} {new:>12}   {change}" for name, old, new, change in rows])
 

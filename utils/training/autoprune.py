@@ -64,10 +64,17 @@ class Search:
         """What came of pruning."""
         return [each for each in self.done if each.name.startswith("round")]
 
-    def run(self) -> list[Candidate]:
-        """To the end."""
+    @property
+    def place(self) -> str:
+        """What is being done, in words."""
+        started = not self.options.sparsity_epochs or len(self.done) > 1
+        return f"round {len(self.rounds) + 1}" if started else "the sparsity training"
+
+    def run(self, whole: Standing | None = None) -> list[Candidate]:
+        """To the end; `whole`: the network to begin with, where it has been measured."""
         if not self.done:
-            self.add(Candidate("whole", self.options.weights, 0.0, self.tools.measure(self.options.weights), True))
+            whole = whole or self.tools.measure(self.options.weights)
+            self.add(Candidate("whole", self.options.weights, 0.0, whole, True))
         if len(self.done) == 1 and self.options.sparsity_epochs:
             say(f"sparsity training, {self.options.sparsity_epochs} epochs")
             trained = train_or_go_on(sparse_training(self.options, self.folder / "sparse"), self.tools.train)
@@ -114,16 +121,16 @@ class Search:
 def with_epochs(options: PruneOptions, images: int) -> PruneOptions:
     """The options with the trainings' lengths; no sparsity training by default where it would have too few steps."""
     options = replace(options, finetune_epochs=options.finetune_epochs or EPOCHS)
-    if options.sparsity_epochs is not None:
-        return options
-    steps = max(1, images // options.batch_size)
-    if EPOCHS * steps >= ENOUGH_STEPS:
-        return replace(options, sparsity_epochs=EPOCHS)
-    say(
-        f"no sparsity training: {EPOCHS} epochs are {EPOCHS * steps} steps, in which gammas do not get near 0 without "
-        f"harm; --sparsity-epochs {math.ceil(ENOUGH_STEPS / steps)} would be enough"
-    )
-    return replace(options, sparsity_epochs=0)
+    steps, wanted = max(1, images // options.batch_size), options.sparsity_epochs
+    epochs = EPOCHS if wanted is None else wanted
+    few = 0 < epochs * steps < ENOUGH_STEPS
+    if few:
+        say(
+            f"{'no ' if wanted is None else ''}sparsity training: {epochs} epochs are {epochs * steps} steps, in which "
+            "gammas do not get near 0 without harm; "
+            f"--sparsity-epochs {math.ceil(ENOUGH_STEPS / steps)} would be enough"
+        )
+    return replace(options, sparsity_epochs=0 if few and wanted is None else epochs)
 
 
 def fitting_share(points: Sequence[SweepPoint]) -> float:
@@ -149,13 +156,14 @@ def timed(candidates: Sequence[Candidate], milliseconds: Sequence[float]) -> lis
 def candidate_table(candidates: Sequence[Candidate]) -> str:
     """A line for each; a star at the recommended one."""
     best = recommended(candidates)
-    lines = [f"{'':8} {'removed':>8} {'parameters':>12} {'GFLOPs':>8} {'ms':>8} {'AP@.5':>7} {'AP@.5:.95':>9}"]
+    whole = candidates[0].standing.parameters
+    lines = [f"{'':8} {'left':>8} {'parameters':>12} {'GFLOPs':>8} {'ms':>8} {'AP@.5':>7} {'AP@.5:.95':>9}"]
     for each in candidates:
         now = each.standing
         mark = " *" if each is best else "" if each.accepted else " (too low)"
         lines.append(
-            f"{each.name:8} {each.share:8.0%} {now.parameters:12,} {now.gflops:8.3f} {now.milliseconds or 0:8.1f} "
-            f"{now.ap50 or 0:7.3f} {now.ap or 0:9.3f}{mark}"
+            f"{each.name:8} {now.parameters / whole:8.1%} {now.parameters:12,} {now.gflops:8.3f} "
+            f"{now.milliseconds or 0:8.1f} {now.ap50 or 0:7.3f} {now.ap or 0:9.3f}{mark}"
         )
     return "\n".join(lines)
 
@@ -168,7 +176,7 @@ def draw_pareto(path: Path, candidates: Sequence[Candidate], least: float, title
         (axes[0], "milliseconds an image", lambda now: now.milliseconds or 0),
         (axes[1], "million parameters", lambda now: now.parameters / 1e6),
     ):
-        for each in candidates:
+        for number, each in enumerate(candidates):
             x, y = value(each.standing), each.standing.ap or 0
             panel.plot(
                 x,
@@ -179,7 +187,9 @@ def draw_pareto(path: Path, candidates: Sequence[Candidate], least: float, title
                 markerfacecolor="#1f77b4" if each.accepted else "none",
                 linestyle="none",
             )
-            panel.annotate(each.name, (x, y), textcoords="offset points", xytext=(6, 6), fontsize=8)
+            panel.annotate(
+                each.name, (x, y), textcoords="offset points", xytext=(6, -12 if number % 2 else 6), fontsize=8
+            )
         panel.axhline(least, color="grey", linestyle="--", linewidth=1)
         panel.set(xlabel=words, ylabel="AP@.5:.95", xlim=(0, 1.2 * max(value(each.standing) for each in candidates)))
         panel.grid(alpha=0.3)

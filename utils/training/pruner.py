@@ -16,14 +16,14 @@ from utils.data.labels import Sample, load_samples, report
 from utils.data.sampler import StepSampler
 from utils.errors import DataError, InputError
 from utils.evaluation.evaluate import EvaluationSettings
-from utils.log import say
+from utils.log import say, warn
 from utils.names import class_names
 from utils.network.graph import Graph
 from utils.options import choose_device, parse_size
 from utils.pruning.apply import all_heads, constant, fold_constants, head_difference, masked, prune_channels
 from utils.pruning.cost import Costs, Target, parse_target
 from utils.pruning.groups import ChannelGroups
-from utils.pruning.importance import Changes, group_scores, loss_changes
+from utils.pruning.importance import Changes, Criterion, group_scores, loss_changes
 from utils.pruning.layers import remove_layers
 from utils.pruning.measuring import precision_of, proof_images, some_shapes, torch_clock
 from utils.pruning.options import PruneOptions, check_options
@@ -74,16 +74,28 @@ class Pruning:
         other.choice = other.judged()
         return other
 
+    @property
+    def criterion(self) -> Criterion:
+        """What channels are judged by."""
+        known = self.spec is not None and bool(self.spec.train)
+        return self.options.importance or ("taylor" if known else "gamma")
+
     def judged(self) -> Choice:
         """The channels by how much they matter. Raises InputError where none can go."""
         options = self.options
-        changes = self.loss_changes() if options.importance == "taylor" else None
-        scores = group_scores(self.groups, options.importance, options.strategy == "slim", options.seed, changes)
+        changes = self.loss_changes() if self.criterion == "taylor" else None
+        scores = group_scores(self.groups, self.criterion, options.strategy == "slim", options.seed, changes)
         limits = Limits(options.min_keep, options.round_to)
         choice = Choice(self.groups, scores, options.strategy, limits, self.floors)
         if not len(choice.order):
-            raise InputError(f"{options.weights}: nothing can be pruned: {nothing_words(options)}")
+            raise InputError(f"{options.weights}: nothing can be pruned: {self.nothing_words()}")
         return choice
+
+    def nothing_words(self) -> str:
+        """Why no channel may go."""
+        if self.criterion == "gamma":
+            return "expected layers with batch normalisation before the heads (or --importance l2)"
+        return f"expected layers before the heads whose channels may go (--strategy {self.options.strategy})"
 
     def loss_changes(self) -> Changes:
         """What the Taylor criterion needs, from training images."""
@@ -177,22 +189,17 @@ class Pruning:
         return head_difference(expected, all_heads(compact, images))
 
 
-def nothing_words(options: PruneOptions) -> str:
-    """Why no channel may go."""
-    if options.importance == "gamma":
-        return "expected layers with batch normalisation before the heads (or --importance l2)"
-    return f"expected layers before the heads whose channels may go (--strategy {options.strategy})"
-
-
 def read_spec(options: PruneOptions, model: Any) -> DataSpec:
     """The data set. Raises InputError unless it has the network's classes, and the images that are needed."""
     spec = load_data(options.data or "")
     if spec.num_classes != model.num_classes:
         raise InputError(f"the network has {model.num_classes} classes, {options.data} has {spec.num_classes}")
-    unknown = list(class_names(model.num_classes))
-    if options.trains and list(spec.names) != model.names != unknown:
+    if list(spec.names) != model.names != list(class_names(model.num_classes)):
         expected, got = ", ".join(model.names), ", ".join(spec.names)
-        raise InputError(f"{options.data}: expected the classes of the network, {expected}; got {got}")
+        words = f"{options.data}: expected the classes of the network, {expected}; got {got}"
+        if options.trains:
+            raise InputError(words)
+        warn(words)
     for key, images in (("valid", spec.valid), ("train", spec.train)):
         if not images and (key == "valid" or options.trains or options.importance == "taylor"):
             raise DataError(f"{spec.path}: expected the key {key}, which prune.py needs")

@@ -2,13 +2,15 @@
 
 import json
 import shutil
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
 from utils.data.datafile import DataSpec
-from utils.errors import InputError
+from utils.errors import InputError, Stopped
 from utils.files import find_file, new_run_folder, write_text
 from utils.network.weights import read_checkpoint
 from utils.pruning.options import PruneOptions
@@ -37,6 +39,8 @@ def reopen(given: PruneOptions) -> tuple[PruneOptions, Path]:
     Raises InputError for a folder of something else, and for other options.
     """
     folder = Path(given.resume or "")
+    if (folder / SEARCH).exists() and (folder / "pruned.pt").exists():
+        raise InputError(f"--resume {folder}: it is finished already, with pruned.pt as its result")
     try:
         options = PruneOptions(**json.loads((folder / SEARCH).read_text()))
     except (OSError, ValueError, TypeError):
@@ -46,8 +50,21 @@ def reopen(given: PruneOptions) -> tuple[PruneOptions, Path]:
     for field in fields(given):
         if field.name not in ("resume", *MACHINE) and getattr(given, field.name) != field.default:
             flag = field.name.replace("_", "-")
-            raise InputError(f"--resume with --{flag}: expected none, all is as it was, but --device and --workers")
+            raise InputError(
+                f"--resume with --{flag}: expected only --device and --workers; all else is as in the stopped run"
+            )
     return replace(options, **{name: getattr(given, name) for name in MACHINE}), folder
+
+
+@contextmanager
+def resumable(folder: Path, place: Callable[[], str]) -> Iterator[None]:
+    """Where work in `folder` is stopped, say at which place, and how to go on."""
+    try:
+        yield
+    except (Stopped, KeyboardInterrupt) as stop:
+        stopped = stop if isinstance(stop, Stopped) else Stopped(signal.SIGINT)
+        stopped.advise(f"in {place()}; go on with: python prune.py --resume {folder}")
+        raise stopped from None
 
 
 def recovery(options: PruneOptions, folder: Path) -> TrainOptions:
