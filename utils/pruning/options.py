@@ -1,7 +1,8 @@
 """Every option of prune.py, with its default and its help."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from utils.errors import InputError
 from utils.options import check_at_least, check_loading
@@ -83,6 +84,16 @@ class PruneOptions:
         """Whether anything is trained."""
         return self.auto or self.finetune_epochs > 0
 
+    @property
+    def alone(self) -> "PruneOptions":
+        """The same without --auto and what belongs to it."""
+        return replace(self, auto=False, **AUTO_ONLY)
+
+
+AUTO_ONLY: dict[str, Any] = {
+    name: getattr(PruneOptions, name) for name in ("max_map_drop", "rounds", "sparsity_epochs")
+}
+
 
 def check_options(options: PruneOptions) -> None:
     """Raise InputError for a number that cannot be, or options that contradict each other."""
@@ -92,8 +103,8 @@ def check_options(options: PruneOptions) -> None:
     if options.auto:
         check_auto(options)
     else:
-        for name in ("max_map_drop", "rounds", "sparsity_epochs"):
-            if getattr(options, name) != getattr(PruneOptions, name):
+        for name, default in AUTO_ONLY.items():
+            if getattr(options, name) != default:
                 raise InputError(f"--{name.replace('_', '-')} without --auto: expected --auto with it")
     targets = ["--" + name.replace("_", "-") for name in TARGETS if getattr(options, name) is not None]
     if len(targets) > 1:

@@ -87,7 +87,7 @@ class Search:
         """Prune the last network that was good enough, and train; False where no more can go."""
         current, last = [each for each in self.done if each.accepted][-1], self.done[-1]
         cfg = self.options.cfg if current is self.done[0] else None
-        here = replace(self.options, weights=current.weights, cfg=cfg, auto=False)
+        here = replace(self.options.alone, weights=current.weights, cfg=cfg)
         rejected = self.rounds and not last.accepted
         share = last.share / 2 if rejected else fitting_share(self.tools.sweep(here))
         if share < LEAST_SHARE:
