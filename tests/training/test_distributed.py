@@ -15,6 +15,7 @@ sys.path.insert(0, {project!r})
 from models import Darknet
 from tests.training.small import CFG
 from utils.network.graph import parse_graph
+from utils.training.assign import head_specs
 from utils.training.distributed import join_ranks
 from utils.training.loss import DetectionLoss, LossOptions
 

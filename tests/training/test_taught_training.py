@@ -182,6 +182,7 @@ import sys, torch
 sys.path.insert(0, {project!r})
 from tests.training.test_distill import pair
 from utils.training import distill
+from utils.training.assign import head_specs
 from utils.training.distill import DistillLoss, DistillOptions
 from utils.training.distributed import join_ranks
 from utils.training.loss import DetectionLoss, LossOptions
