@@ -329,12 +329,12 @@ def choose(pruning: Pruning, method: Method, goal: str) -> tuple[Pruning, np.nda
     """The pruning by this method, and what stays, (groups,) bool. Raises InputError where it cannot reach the goal."""
     if method == "torch-pruning" or method == "torch-pruning-gamma":
         asked = pruning.asked(replace(pruning.options, target_flops=goal))
-        target, limits = asked.target(), asked.choice.limits
+        amount, least = asked.amount(), asked.target().goal
         return asked, reference_choice(
-            asked.model, asked.groups, method, limits, lambda keep: target.amount(keep) <= target.goal
+            asked.model, asked.groups, method, asked.choice.limits, lambda keep: amount(keep) <= least
         )
     asked = pruning.asked(replace(pruning.options, target_flops=goal, importance=method))
-    return asked, asked.keep()
+    return asked, asked.keep(asked.target())
 
 
 Benchmark = (

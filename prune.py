@@ -74,11 +74,11 @@ def prune(options: PruneOptions) -> PruneResult:
 def prune_once(options: PruneOptions, folder: Path | None = None) -> PruneResult:
     """Remove channels; the smaller network goes into `folder` (default: a new one)."""
     pruning = start(options)
-    keep = pruning.keep()
-    if keep.all() and not pruning.gone:
-        raise InputError("nothing would be removed: expected a greater --percent, or less strict rules")
+    keep = pruning.keep(pruning.target())
     if folder is not None:
         return write_pruned(pruning, keep, folder)
+    if keep.all() and not pruning.gone:
+        raise InputError("nothing would be removed: expected a greater --percent, or less strict rules")
     result = write_pruned(pruning, keep, new_run_folder(RUNS, options.name))
     given = {"t-weights": options.weights, "t-cfg": options.cfg, "data": options.data, "img-size": options.img_size}
     flags = "".join(f" --{flag} {value}" for flag, value in given.items() if value is not None)
@@ -146,7 +146,7 @@ def prune_in_steps(options: PruneOptions, folder: Path | None = None) -> PruneRe
     """
     whole = start(options)
     steps, target = options.iterations, whole.target()
-    keep = whole.keep(target.after(1, steps), steps == 1)  # bad input is an error before the folder is made
+    keep = whole.keep(target, 1, steps)  # bad input is an error before the folder is made
     if folder is None:
         assert whole.spec is not None
         options, folder = begin(options, whole.spec, RUNS)
@@ -160,7 +160,7 @@ def prune_in_steps(options: PruneOptions, folder: Path | None = None) -> PruneRe
                 pruning = whole
                 if number > 1:
                     pruning = start(replace(options, weights=best, cfg=None, layers=0), whole.choice.floors)
-                    keep = pruning.keep(target.after(number, steps), number == steps)
+                    keep = pruning.keep(target, number, steps)
                 write_pruned(pruning, keep, step)
             best = str(train_or_go_on(recovery(options, step), train) / "best.pt")
     final = load_model(weights=best, device=whole.device)

@@ -100,7 +100,7 @@ def test_rounding_is_no_fault(best: Path, data: Path, monkeypatch: pytest.Monkey
         return 1.0 if len(seen) == 1 else real(one, other)
 
     monkeypatch.setattr("utils.training.pruner.head_difference", first_wrong)
-    assert pruning.proof(pruning.keep())[1] < 1e-6
+    assert pruning.proof(pruning.keep(pruning.target()))[1] < 1e-6
     assert seen == [torch.float32, torch.float64, torch.float32]
 
 

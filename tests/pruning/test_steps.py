@@ -9,12 +9,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 import prune as command
 from models import Darknet, load_model, save_weights
-from prune import PruneOptions, auto, prune, resume
+from prune import PruneOptions, auto, prune, resume, start
 from tests.commands import assert_refused, run
 from tests.conftest import randomise
 from utils.errors import InputError, Stopped
@@ -130,6 +131,28 @@ def test_many_steps_reach_what_one_step_reaches(
     for now, before in zip(filters(left), filters(whole), strict=True):
         assert now >= math.ceil(0.1 * before)
     assert len(training.log) == iterations and {each.t_weights for each in training.log} == {str(here / "net.pt")}
+
+
+@pytest.mark.parametrize("target", ["target_flops", "target_latency_ms"])
+def test_a_step_that_goes_too_far_is_enough(
+    here: Path, training: QuickTraining, monkeypatch: pytest.MonkeyPatch, target: str
+) -> None:
+    """The first step leaves less than all steps shall: later ones find nothing to do, and that is no error."""
+    whole = shipped("ghost-yolov3-tiny-lite.cfg", here)
+    size = sum(parameter.numel() for parameter in whole.parameters())
+
+    def clock(*_: object) -> object:
+        return lambda models: [100 * sum(p.numel() for p in model.parameters()) / size for model in models]
+
+    monkeypatch.setattr("utils.training.pruner.torch_clock", clock)
+    present = start(options()).costs.gflops(np.ones(start(options()).groups.count, bool))
+    goal: Any = 99.0 if target == "target_latency_ms" else f"{0.99 * present}G"
+    done = prune(options(iterations=3, round_to=64, **{target: goal}))
+    shares = [
+        json.loads((done.folder / f"step{n}" / "report.json").read_text())["share_of_removable_channels"]
+        for n in (1, 2, 3)
+    ]
+    assert shares[0] > 0 and shares[1:] == [0, 0]
 
 
 @pytest.mark.parametrize("iterations", [1, 3])

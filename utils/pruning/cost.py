@@ -1,6 +1,5 @@
 """What a network costs, and what would be left of it: counted from the channels that stay, nothing is built."""
 
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -96,7 +95,7 @@ def _output_cells(model: Any, convs: list[nn.Conv2d | nn.Linear], size: tuple[in
 
 @dataclass(frozen=True)
 class Target:
-    """What is to be left: `amount` of (groups,) bool, `present` with all of them, has to come down to `goal`.
+    """What is to be left: an amount, now `present`, has to come down to `goal`.
 
     `flag` is the option that says so. `strict`: it is an error where rules do not allow it.
     """
@@ -105,7 +104,6 @@ class Target:
     present: float
     goal: float
     words: str
-    amount: Callable[[np.ndarray], float]
     strict: bool = True
 
     def after(self, step: int, steps: int) -> float:

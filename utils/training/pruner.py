@@ -108,57 +108,55 @@ class Pruning:
 
     # ---- Which channels --------------------------------------------------------------------------------------------
 
+    def amount(self) -> Callable[[np.ndarray], float]:
+        """What a target is about, for what stays, (groups,) bool: FLOPs, parameters, milliseconds or channels."""
+        options, costs = self.options, self.costs
+        if options.target_flops is not None:
+            return lambda keep: 1e9 * costs.gflops(keep)
+        if options.target_params is not None:
+            return costs.parameters
+        if options.target_latency_ms is not None:
+            clock = torch_clock(self.size, self.device, QUICK_ROUNDS)
+            return lambda keep: clock([self.without(keep)])[0]
+        sizes, removable = self.groups.sizes, self.choice.removable
+        return lambda keep: float(sizes[keep & removable].sum())
+
     def target(self) -> Target:
         """What is to be reached; a share of FLOPs or of parameters is one of the network as it was given."""
-        options, costs, everything = self.options, self.costs, np.ones(self.groups.count, bool)
-        whole = costs
+        options, whole = self.options, self.costs
         if self.gone:
             whole = Costs(self.original, ChannelGroups.of(self.original), self.size)
-        every = np.ones(whole.groups.count, bool)
+        every, present = np.ones(whole.groups.count, bool), self.amount()(np.ones(self.groups.count, bool))
         if options.target_flops is not None:
-            flag = "--target-flops"
-            goal = parse_target(options.target_flops, 1e9 * whole.gflops(every), flag)
-            present = 1e9 * costs.gflops(everything)
-            return Target(flag, present, goal, "{:,.0f} FLOPs", lambda keep: 1e9 * costs.gflops(keep))
+            goal = parse_target(options.target_flops, 1e9 * whole.gflops(every), "--target-flops")
+            return Target("--target-flops", present, goal, "{:,.0f} FLOPs")
         if options.target_params is not None:
-            flag = "--target-params"
-            goal = parse_target(options.target_params, whole.parameters(every), flag)
-            return Target(flag, costs.parameters(everything), goal, "{:,.0f} parameters", costs.parameters)
+            goal = parse_target(options.target_params, whole.parameters(every), "--target-params")
+            return Target("--target-params", present, goal, "{:,.0f} parameters")
         if options.target_latency_ms is not None:
-            return self.latency_target(options.target_latency_ms)
-        sizes, removable = self.groups.sizes, self.choice.removable
-        present = float(sizes[removable].sum())
+            goal = options.target_latency_ms
+            if goal >= present:
+                raise InputError(f"--target-latency-ms {goal:g}: expected less than the present {present:.1f} ms")
+            return Target("--target-latency-ms", present, goal, "{:.1f} ms")
         goal = round((1 - options.share) * present, 6)  # 0.1 of 10 is 1
-        return Target(
-            "--percent", present, goal, "{:,.0f} channels", lambda keep: float(sizes[keep & removable].sum()), False
-        )
+        return Target("--percent", present, goal, "{:,.0f} channels", strict=False)
 
-    def latency_target(self, goal: float) -> Target:
-        """Milliseconds, measured on the way."""
-        clock = torch_clock(self.size, self.device, QUICK_ROUNDS)
-        present = clock([self.model])[0]
-        if goal >= present:
-            raise InputError(f"--target-latency-ms {goal:g}: expected less than the present {present:.1f} ms")
-        return Target("--target-latency-ms", present, goal, "{:.1f} ms", lambda keep: clock([self.without(keep)])[0])
+    def keep(self, target: Target, step: int = 1, steps: int = 1) -> np.ndarray:
+        """(groups,) bool: what stays, so that the target, or a step towards it, is reached.
 
-    def keep(self, goal: float | None = None, last: bool = True) -> np.ndarray:
-        """(groups,) bool: what stays, so that the target, or a `goal` of its amount, is reached.
-
-        Where rules do not allow it, as much as they allow goes; with `last` it says so for a share, and raises
+        Where rules do not allow it, as much as they allow goes; in the last step it says so for a share, and raises
         InputError for the others.
         """
-        options, choice, target = self.options, self.choice, self.target()
-        goal = target.goal if goal is None else goal
-        keep = choice.least(lambda keep: target.amount(keep) <= goal)
-        stuck = last and np.array_equal(keep, choice.keep(len(choice.order)))
-        if not stuck or (least := target.amount(keep)) <= goal:
+        options, choice, amount, goal = self.options, self.choice, self.amount(), target.after(step, steps)
+        keep = choice.least(lambda keep: amount(keep) <= goal)
+        stuck = step == steps and np.array_equal(keep, choice.keep(len(choice.order)))
+        if not stuck or (least := amount(keep)) <= goal:
             return keep
         rules = f"--strategy {options.strategy}, --min-keep {options.min_keep:g} and --round-to {options.round_to}"
         if target.strict:
-            wanted, best = (target.words.format(amount) for amount in (goal, least))
+            wanted, best = (target.words.format(value) for value in (goal, least))
             raise InputError(f"{target.flag}: expected what {rules} can reach, at least {best}; got {wanted}")
-        reached = 1 - least / goal * (1 - options.share)
-        say(f"{target.flag} {options.share:g}: stopped at {reached:.3f}, all that {rules} allow")
+        say(f"{target.flag} {options.share:g}: stopped at {1 - least / target.present:.3f}, all that {rules} allow")
         return keep
 
     def without(self, keep: np.ndarray) -> Any:
