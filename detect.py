@@ -14,17 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 
-from models import load_model
 from utils.data.datafile import load_data
 from utils.data.frames import Frame
 from utils.data.images import from_pillow
 from utils.data.sources import Source, open_source
 from utils.errors import InputError
 from utils.files import new_run_folder
-from utils.inference.augmented import Augmented
 from utils.inference.pipeline import Behind, ahead
 from utils.inference.predictor import Predictor
 from utils.inference.result import Result
@@ -32,10 +29,10 @@ from utils.inference.tracking import FAINT, Line, Tracker
 from utils.inference.window import Window
 from utils.inference.writer import Outputs, Writer
 from utils.log import counted, progress, say
-from utils.names import pick_classes, read_names
-from utils.network.fuse import fuse
-from utils.options import check_at_least, check_thresholds, choose_device, parse_size, run_command
-from utils.precision import half_precision
+from utils.names import class_names, pick_classes, read_names
+from utils.options import check_at_least, check_thresholds, choose_device, parse_size, run_command, set_threads
+from utils.runtimes.opening import find_exported, open_for_command
+from utils.runtimes.runtime import Runtime
 
 AHEAD = 4  # batches that are read before they are needed, and pictures that wait to be written
 TOLD = 20  # with up to so many files, each picture has a line
@@ -46,7 +43,7 @@ class DetectOptions:
     """Where to look, with which network, and what counts."""
 
     weights: str
-    """Weights, .weights or .pt; a bare name is found in weights/."""
+    """Weights, .weights or .pt, or a network that export.py wrote; a bare name is found in weights/."""
     source: str
     """Image, folder, glob pattern (in quotes), video, .txt list of paths or of streams, URL, camera number, `screen`,
     `screen:x,y,w,h`, or - for paths on stdin."""
@@ -90,6 +87,8 @@ class DetectOptions:
     """Count the tracked objects whose centre crosses the line x1,y1,x2,y2, in pixels."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
+    threads: int | None = None
+    """Threads that compute the network on a CPU (default: one for each core)."""
 
 
 @dataclass(frozen=True)
@@ -161,17 +160,19 @@ def check(options: DetectOptions) -> None:
 
 def make_predictor(options: DetectOptions, weights: str | None) -> Predictor:
     """The network with its thresholds. Raises InputError for bad input."""
-    device = choose_device(options.device)
-    dtype = half_precision(device) if options.half else None
-    model = load_model(options.cfg, weights, device=device, names=given_names(options))
-    size = parse_size(options.img_size) or (model.graph.net.width, model.graph.net.height)
-    model.check_size(*size)
-    model.to(memory_format=torch.channels_last)
-    chosen = None if options.classes is None else pick_classes(options.classes, model.names)
-    network = Augmented(fuse(model), model.largest_stride) if options.augment else fuse(model)
+    exported = find_exported(weights)
+    if exported is None:
+        runtime = pytorch_runtime(options, weights)
+    else:
+        only = {"cfg": options.cfg, "half": options.half, "augment": options.augment}
+        runtime = open_for_command(exported, options.device, options.threads, **only)
+    names = class_names(len(runtime.info.names), given_names(options), runtime.info.names)
+    size = parse_size(options.img_size) or runtime.info.size
+    runtime.info.check_size(*size)
+    chosen = None if options.classes is None else pick_classes(options.classes, names)
     return Predictor(
-        network,
-        model.names,
+        runtime,
+        names,
         size,
         min(options.conf, FAINT) if options.track else options.conf,
         options.iou,
@@ -179,10 +180,23 @@ def make_predictor(options: DetectOptions, weights: str | None) -> Predictor:
         options.max_det,
         options.agnostic_nms or options.track,
         chosen,
-        dtype,
         parse_size(options.tile, "--tile"),
         options.overlap,
     )
+
+
+def pytorch_runtime(options: DetectOptions, weights: str | None) -> Runtime:
+    """A .pt or .weights in PyTorch."""
+    from models import load_model  # here: exported networks run without torch, whose import takes seconds
+    from utils.inference.augmented import Augmented
+    from utils.precision import half_precision
+    from utils.runtimes.pytorch import PyTorch
+
+    device = choose_device(options.device)
+    set_threads(options.threads)
+    dtype = half_precision(device) if options.half else None
+    model = load_model(options.cfg, weights, device=device)
+    return PyTorch(model, dtype, partial(Augmented, stride=model.largest_stride) if options.augment else None)
 
 
 Picture = str | Path | Image.Image | np.ndarray

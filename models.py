@@ -4,7 +4,7 @@ python models.py --cfg yolov3-tiny.cfg
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -20,6 +20,7 @@ from utils.names import class_names
 from utils.network import blocks, joins, pools, yolo  # noqa: F401  (register Darknet's sections)
 from utils.network.check import check_cfg, verdict
 from utils.network.expand import expand
+from utils.network.fuse import fuse
 from utils.network.graph import IMAGE, Graph, fit_heads, load_graph, num_classes_of, parse_graph
 from utils.network.registry import KINDS, Block, Stride
 from utils.network.summary import format_table, trace
@@ -87,21 +88,23 @@ class Darknet(nn.Module):
 
     def raw(self, images: Tensor) -> list[Tensor]:
         """The heads' raw predictions, (B, A, H, W, 5+C) each, in cfg order."""
-        self.check_size(images.shape[-1], images.shape[-2])
-        maps = {IMAGE: images}
-        heads = []
-        for node, block in zip(self.graph.nodes, self.blocks, strict=True):
-            output = block(*(maps[source] for source in node.sources))
-            if node.kind == "yolo":
-                heads.append(output)
-            maps[node.index] = output
-            for index in self._release.get(node.index, ()):
-                del maps[index]
-        return heads
+        return [layer(head) for layer, head in self._heads(images)]
 
     def heads(self, images: Tensor) -> list[Tensor]:
         """The raw maps that enter the [yolo] heads, (B, A*(5+C), H, W) each, in cfg order: Darknet's layout."""
-        return [raw.permute(0, 1, 4, 2, 3).flatten(1, 2) for raw in self.raw(images)]
+        return [head for _, head in self._heads(images)]
+
+    def _heads(self, images: Tensor) -> Iterator[tuple[yolo.YOLOLayer, Tensor]]:
+        """Each [yolo] layer with the map that enters it, as soon as it is there."""
+        self.check_size(images.shape[-1], images.shape[-2])
+        maps = {IMAGE: images}
+        for node, block in zip(self.graph.nodes, self.blocks, strict=True):
+            if isinstance(block, yolo.YOLOLayer):
+                yield block, maps[node.sources[0]]
+            else:
+                maps[node.index] = block(*(maps[source] for source in node.sources))
+            for index in self._release.get(node.index, ()):
+                maps.pop(index, None)  # nothing reads a head
 
     def forward(self, images: Tensor) -> Tensor | list[Tensor]:
         """Decoded predictions (B, N, 5+C) in eval mode, raw heads in training mode."""
@@ -240,6 +243,32 @@ def save_weights(model: Darknet, path: str | Path, training: dict[str, Any] | No
         raise WeightsError(f"{path}: expected a name that ends in .weights or .pt")
 
 
+def expanded(model: Darknet) -> Darknet:
+    """A copy in Darknet's own sections, in eval mode. Raises CfgError for a block that Darknet has no sections for."""
+    copy = Darknet(expand(model.graph, model.blocks), model.names).eval()
+    with torch.no_grad():
+        for source, target in zip(stream(model), stream(copy), strict=True):
+            target.copy_(source)
+    copy.seen = model.seen
+    return copy
+
+
+def folded(model: Darknet) -> Darknet:
+    """A copy of a network in Darknet's own sections whose convolutions have taken batch normalisation over."""
+    convs = [node.index for node in model.graph.nodes if getattr(node.options, "batch_normalize", False)]
+    copy = Darknet(model.graph.with_options({index: {"batch_normalize": False} for index in convs}), model.names).eval()
+    with torch.no_grad():
+        for source, target in zip(stream(fuse(model)), stream(copy), strict=True):
+            target.copy_(source)
+    copy.seen = model.seen
+    return copy
+
+
+def stream(model: Darknet) -> list[Tensor]:
+    """All tensors in the order of Darknet's weight stream."""
+    return [tensor for block in model.blocks if isinstance(block, Block) for tensor in block.darknet_tensors()]
+
+
 # ---- The command ---------------------------------------------------------------------------------------------------
 
 
@@ -288,16 +317,10 @@ def main(options: ModelOptions) -> None:
     if options.redundancy is not None:
         measure_redundancy(model, options, options.redundancy)
     if options.expand_ghost is not None:
-        graph = expand(model.graph, model.blocks)
+        model = expanded(model)
         comment = f"{Path(options.cfg).name} with its ghost blocks written out in Darknet's sections"
-        expanded = Darknet(graph, model.names)
-        with torch.no_grad():
-            for source, target in zip(stream(model), stream(expanded), strict=True):
-                target.copy_(source)
-        expanded.seen = model.seen
-        model = expanded
-        write_text(options.expand_ghost, graph.to_cfg(comment))
-        print(f"{options.expand_ghost}: written, {len(graph.nodes)} layers")
+        write_text(options.expand_ghost, model.graph.to_cfg(comment))
+        print(f"{options.expand_ghost}: written, {len(model.graph.nodes)} layers")
     if options.save is not None:
         save_weights(model, options.save)
         print(f"{options.save}: written")
@@ -342,11 +365,6 @@ def measure_redundancy(model: Darknet, options: ModelOptions, index: int) -> Non
     print(format_report(found))
     draw_redundancy(path, found, to_rgb(picture), f"{options.cfg}, {layer}\n{trained}")
     print(f"{path}: written")
-
-
-def stream(model: Darknet) -> list[Tensor]:
-    """All tensors in the order of Darknet's weight stream."""
-    return [tensor for block in model.blocks if isinstance(block, Block) for tensor in block.darknet_tensors()]
 
 
 if __name__ == "__main__":

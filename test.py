@@ -26,8 +26,19 @@ from utils.files import find_file, new_run_folder, write_text
 from utils.inference.augmented import Augmented
 from utils.log import counted, say
 from utils.names import pick_classes
-from utils.options import check_at_least, check_loading, check_thresholds, choose_device, parse_size, run_command
+from utils.options import (
+    check_at_least,
+    check_loading,
+    check_thresholds,
+    choose_device,
+    parse_size,
+    run_command,
+    set_threads,
+)
 from utils.precision import half_precision, precision_words
+from utils.runtimes.opening import find_exported, open_for_command
+from utils.runtimes.pytorch import describe
+from utils.runtimes.runtime import NetworkInfo, Runtime
 
 
 @dataclass(frozen=True)
@@ -35,7 +46,7 @@ class TestOptions:
     """Options of test.py."""
 
     weights: str | None = None
-    """Weights to measure, .weights or .pt; a bare name is found in weights/."""
+    """Weights to measure, .weights or .pt, or a network that export.py wrote; a bare name is found in weights/."""
     cfg: str | None = None
     """Network, a Darknet .cfg (default: the one inside the .pt)."""
     data: str = "shapes.data"
@@ -70,6 +81,8 @@ class TestOptions:
     """Input size in pixels, N or W,H (default: the cfg's)."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
+    threads: int | None = None
+    """Threads that compute the network on a CPU (default: one for each core)."""
     workers: int = 2
     """Processes that load images (0: none but the main one)."""
     save_json: bool = False
@@ -94,7 +107,7 @@ class TestResult:
 class Subject:
     """What is measured on what, and how."""
 
-    model: nn.Module
+    model: nn.Module | Runtime
     stride: int  # the network's largest, in pixels
     spec: DataSpec
     samples: list[Sample]
@@ -122,25 +135,37 @@ def prepare(options: TestOptions) -> Subject:
     images = {"train": spec.train, "test": spec.test, "valid": spec.valid}[key]
     if not images:
         raise DataError(f"{spec.path}: expected the key {key}, which test.py needs")
-    model = load_model(options.cfg, options.weights, device=device)
-    if model.num_classes != spec.num_classes and not (options.single_cls and model.num_classes == 1):
+    model, info = load_detector(options)
+    num_classes = len(info.names)
+    if num_classes != spec.num_classes and not (options.single_cls and num_classes == 1):
         raise InputError(
-            f"the network has {model.num_classes} classes, {options.data} has {spec.num_classes}: expected the same "
+            f"the network has {num_classes} classes, {options.data} has {spec.num_classes}: expected the same "
             "(a training on this data leaves a fitted model.cfg beside its weights)"
         )
-    size = parse_size(options.img_size) or (model.graph.net.width, model.graph.net.height)
-    model.check_size(*size)
-    model.to(memory_format=torch.channels_last)
+    size = parse_size(options.img_size) or info.size
+    info.check_size(*size)
     samples, problems = load_samples(images, spec.num_classes, "images")
     report(problems)
     limits = options.conf, options.iou, options.stretch, options.batch_size, options.workers, dtype
-    rect = model.largest_stride if options.rect else None
+    rect = info.stride if options.rect else None
     agnostic = options.agnostic_nms or options.single_cls  # else a box would count once for each class it may be of
     settings = EvaluationSettings(size, *limits, options.max_det, agnostic, options.max_nms, rect)
     annotations = spec.annotations if key == "valid" else None
     coco = None if annotations is None else read_truth(annotations, spec.names)
-    network = Augmented(model, model.largest_stride).eval() if options.augment else model
-    return Subject(network, model.largest_stride, spec, samples, settings, chosen, coco)
+    return Subject(model, info.stride, spec, samples, settings, chosen, coco)
+
+
+def load_detector(options: TestOptions) -> tuple[nn.Module | Runtime, NetworkInfo]:
+    """The network, in PyTorch or in an exported file's runtime, and what there is to know of it. Raises InputError."""
+    exported = find_exported(options.weights)
+    if exported is not None:
+        only = {"cfg": options.cfg, "half": options.half, "augment": options.augment}
+        runtime = open_for_command(exported, options.device, options.threads, **only)
+        return runtime, runtime.info
+    set_threads(options.threads)
+    model = load_model(options.cfg, options.weights, device=choose_device(options.device))
+    model.to(memory_format=torch.channels_last)
+    return Augmented(model, model.largest_stride).eval() if options.augment else model, describe(model)
 
 
 def find_all(subject: Subject, settings: EvaluationSettings, description: str = "evaluation") -> list[ImageResult]:

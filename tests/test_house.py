@@ -16,6 +16,7 @@ ALLOWED = {  # which root modules each may import
     "hubconf": {"models", "ghost", "detect"},
     "benchmark": {"models", "train", "detect", "prune"},
     "prune": {"models", "train"},
+    "export": {"models"},
 }
 
 

@@ -18,7 +18,7 @@ DOCUMENTS = (
     "data/README.md",
     "docs/detecting.md",
     "docs/ghostnet.md",
-    "docs/pruning.md",
+    "docs/deploy.md",
     "docs/pruning.md",
     "docs/training.md",
     "weights/README.md",
@@ -26,6 +26,7 @@ DOCUMENTS = (
 OPTIONS: dict[str, Any] = {
     "benchmark.py": ("benchmark", "Benchmark"),
     "classify.py": ("classify", "Command"),
+    "export.py": ("export", "ExportOptions"),
     "prune.py": ("prune", "PruneOptions"),
     "train.py": ("train", "TrainOptions"),
     "detect.py": ("detect", "CommandOptions"),

@@ -2,19 +2,22 @@
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 
-def now(device: torch.device) -> float:
+def now(device: "torch.device") -> float:
     """`time.perf_counter()` once all that a GPU was given is done."""
     if device.type == "cuda":
+        import torch  # here, so that what runs without it starts at once
+
         torch.cuda.synchronize(device)
     return time.perf_counter()
 
 
-def duration(work: Callable[[], Any], times: int, device: torch.device) -> float:
+def duration(work: Callable[[], Any], times: int, device: "torch.device") -> float:
     """Seconds of so many calls in a row, until the device has done them all."""
     start = now(device)
     for _ in range(times):

@@ -80,6 +80,15 @@ def choose_device(name: str) -> "torch.device":
     return device
 
 
+def set_threads(threads: int | None) -> None:
+    """How many threads PyTorch computes with on a CPU; None: as it likes. Raises InputError."""
+    import torch  # here, so that tools without networks start at once
+
+    if threads is not None:
+        check_at_least(1, threads=threads)
+        torch.set_num_threads(threads)
+
+
 def check_thresholds(confidence: float, iou: float) -> None:
     """Raise InputError unless both are in 0..1."""
     for flag, value in (("--conf", confidence), ("--iou", iou)):

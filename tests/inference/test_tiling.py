@@ -2,14 +2,13 @@
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
 
 from utils.data.frames import Frame
 from utils.inference.predictor import Predictor
 from utils.inference.tiling import Merge, merge_tiles, tile_windows
+from utils.runtimes.runtime import NetworkInfo, Runtime
 
 
 @given(
@@ -26,23 +25,22 @@ def test_windows_cover_the_picture_and_overlap(width: int, height: int, across: 
     assert len(np.unique(windows, axis=0)) == len(windows)
 
 
-class Blobs(nn.Module):
+class Blobs(Runtime):
     """Finds each solid colour of its input: red level times 10 tells the object, one box each, what is seen of it."""
 
     def __init__(self, smallest: int) -> None:
-        super().__init__()
+        super().__init__(NetworkInfo(("blob",), (160, 160), 32, ()))
         self.smallest = smallest  # pixels; smaller ones are overlooked
-        self.unused = nn.Parameter(torch.zeros(1))
 
-    def forward(self, images: Tensor) -> Tensor:
+    def run(self, images: np.ndarray) -> np.ndarray:
         rows = []
-        red = (images[0, 0] * 255 / 10).round()
+        red = (images[0, ..., 0] / 10).round()
         for level in range(1, 20):
-            ys, xs = ((red == level) & (images[0, 2] < 0.1)).nonzero(as_tuple=True)
-            if len(xs) and min(float(xs.max() - xs.min()), float(ys.max() - ys.min())) + 1 >= self.smallest:
+            ys, xs = ((red == level) & (images[0, ..., 2] < 25)).nonzero()
+            if len(xs) and min(xs.max() - xs.min(), ys.max() - ys.min()) + 1 >= self.smallest:
                 x1, y1, x2, y2 = xs.min(), ys.min(), xs.max() + 1, ys.max() + 1
-                rows.append(torch.tensor([(x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1, 0.9, 1.0]))
-        return torch.stack(rows)[None] if rows else torch.zeros(1, 0, 6)
+                rows.append([(x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1, 0.9, 1.0])
+        return np.array(rows, np.float32).reshape(1, -1, 6)
 
 
 def predictor(tile: tuple[int, int] | None, smallest: int = 8) -> Predictor:

@@ -164,6 +164,19 @@ class EvaluationSet(Dataset[Any]):
         return to_rgb(picture), placement
 
 
+def letterboxed(samples: Sequence[Sample], size: tuple[int, int]) -> list[np.ndarray]:
+    """The images that can be read as a network with this input (width, height) gets them, (H, W, 3) RGB uint8.
+
+    Raises DataError where there is none.
+    """
+    dataset = EvaluationSet(samples, size)
+    items = [dataset[index] for index in range(len(dataset))]
+    pictures = [item.image.numpy() for item in items if item is not None]
+    if not pictures:
+        raise DataError(f"{samples[0].image}: expected images that can be read")
+    return pictures
+
+
 def collate_evaluation(items: Sequence[EvaluationItem | None]) -> EvaluationBatch | None:
     """The items that could be read, None where none could. One tensor: each costs the processes an open file."""
     readable = [item for item in items if item is not None]

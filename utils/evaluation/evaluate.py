@@ -12,10 +12,11 @@ from utils.data.dataset import EvaluationBatch, EvaluationSet, make_evaluation_l
 from utils.data.labels import Sample, pixel_boxes
 from utils.data.sampler import rect_sizes
 from utils.evaluation.metrics import ImageResult
-from utils.inference.postprocess import detections
+from utils.inference.torch_postprocess import detections
 from utils.letterbox import Placement
 from utils.log import progress
 from utils.network.fuse import fuse
+from utils.runtimes.runtime import Runtime
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class EvaluationSettings:
     rect: int | None = None  # letterbox into the smallest multiple of this (the network's stride) within `size`
 
     def detections(self, predictions: Tensor) -> list[Tensor]:
-        """`postprocess.detections` with these limits, every (box, class) pair counted."""
+        """`torch_postprocess.detections` with these limits, every (box, class) pair counted."""
         limits = self.confidence, self.iou, True, self.max_detections, self.agnostic
         return detections(predictions, *limits, per_class=self.per_class)
 
@@ -50,7 +51,7 @@ def evaluation_loader(samples: Sequence[Sample], settings: EvaluationSettings) -
 
 
 def collect(
-    model: nn.Module,
+    model: nn.Module | Runtime,
     samples: Sequence[Sample],
     settings: EvaluationSettings,
     description: str,
@@ -63,7 +64,7 @@ def collect(
     exception.
     """
     results: dict[int, ImageResult] = {}
-    model = fuse(model)
+    model = model if isinstance(model, Runtime) else fuse(model)
     for batch in progress(loader, description, unit="batch"):
         if batch is None:
             continue
@@ -74,13 +75,15 @@ def collect(
     return [results[index] for index in sorted(results)]
 
 
-def run_batch(model: nn.Module, images: Tensor, settings: EvaluationSettings) -> list[np.ndarray]:
+def run_batch(model: nn.Module | Runtime, images: Tensor, settings: EvaluationSettings) -> list[np.ndarray]:
     """Images (B, 3, H, W) in 0..255 -> each one's (N, 6): x1, y1, x2, y2 in the input's pixels, score, class."""
     return [rows.cpu().numpy() for rows in settings.detections(predict(model, images, settings))]
 
 
-def predict(model: nn.Module, images: Tensor, settings: EvaluationSettings) -> Tensor:
+def predict(model: nn.Module | Runtime, images: Tensor, settings: EvaluationSettings) -> Tensor:
     """Images (B, 3, H, W) in 0..255 -> predictions (B, N, 5+C)."""
+    if isinstance(model, Runtime):
+        return torch.from_numpy(model.infer(images.permute(0, 2, 3, 1).numpy()))
     device = next(model.parameters()).device
     with torch.inference_mode(), torch.autocast(device.type, settings.dtype, enabled=settings.dtype is not None):
         predictions: Tensor = model(images.to(device).float() / 255)

@@ -12,10 +12,11 @@ from utils.clock import now
 from utils.data.dataset import EvaluationSet
 from utils.data.images import read_image
 from utils.data.labels import Sample
-from utils.evaluation.evaluate import EvaluationSettings
+from utils.evaluation.evaluate import EvaluationSettings, predict
 from utils.figure import new_figure, save_figure
 from utils.log import progress
 from utils.network.fuse import fuse
+from utils.runtimes.runtime import Runtime
 
 TIMED = 40  # images
 WARM_UP = 5  # runs that are not timed
@@ -35,22 +36,21 @@ class Speed:
         return self.preprocess + self.inference + self.nms
 
 
-def time_stages(model: nn.Module, samples: Sequence[Sample], settings: EvaluationSettings) -> Speed:
+def time_stages(model: nn.Module | Runtime, samples: Sequence[Sample], settings: EvaluationSettings) -> Speed:
     """Time a network in eval mode on the first images, which are decoded before; again and again where they are few."""
-    device = next(model.parameters()).device
-    model = fuse(model)
+    device = torch.device("cpu") if isinstance(model, Runtime) else next(model.parameters()).device
+    model = model if isinstance(model, Runtime) else fuse(model)
     dataset = EvaluationSet(samples[:TIMED], settings.size, settings.stretched)
     pictures = [read_image(sample.image) for sample in dataset.samples]
     times = []
     for turn in progress(range(WARM_UP + TIMED), f"timing {settings.size[0]}x{settings.size[1]}", unit="image"):
         start = now(device)
         picture = dataset.prepare(pictures[turn % len(pictures)])[0]
-        images = torch.from_numpy(picture)[None].permute(0, 3, 1, 2).to(device).float() / 255
+        images = torch.from_numpy(picture)[None].permute(0, 3, 1, 2)
         ready = now(device)
-        with torch.inference_mode(), torch.autocast(device.type, settings.dtype, enabled=settings.dtype is not None):
-            predictions = model(images)
-            done = now(device)
-            settings.detections(predictions)
+        predictions = predict(model, images, settings)
+        done = now(device)
+        settings.detections(predictions)
         times.append((ready - start, done - ready, now(device) - done))
     preprocess, inference, nms = (np.median(times[WARM_UP:], axis=0) * 1000).tolist()
     return Speed(preprocess, inference, nms)

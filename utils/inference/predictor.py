@@ -5,22 +5,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from torch import nn
 
-from utils.clock import now
 from utils.data.frames import Frame
 from utils.inference.postprocess import detections
 from utils.inference.result import Result
 from utils.inference.tiling import Merge, merge_tiles, tile_windows
 from utils.letterbox import Placement, letterbox, stretch, to_rgb
+from utils.runtimes.runtime import Runtime
 
 
 @dataclass(frozen=True)
 class Predictor:
-    """A network in eval mode with its thresholds. `size` is the input, (width, height) in pixels."""
+    """A network in its runtime, with its thresholds. `size` is the input, (width, height) in pixels."""
 
-    model: nn.Module
+    runtime: Runtime
     names: Sequence[str]
     size: tuple[int, int]
     confidence: float = 0.25
@@ -29,7 +27,6 @@ class Predictor:
     max_detections: int = 300
     agnostic: bool = False  # NMS over all classes together
     classes: Sequence[int] | None = None  # only these
-    dtype: torch.dtype | None = None  # autocast to it; None: float32
     tile: tuple[int, int] | None = None  # (width, height): also look at parts of this size, in pixels of the picture
     overlap: float = 0.2  # of neighbouring tiles, a share of their size
 
@@ -47,20 +44,16 @@ class Predictor:
 
     def _run(self, images: Sequence[np.ndarray]) -> tuple[list[np.ndarray], dict[str, float]]:
         """Pictures (H, W, 3) -> (N, 6) rows in their own pixels, and what each stage took for one of them."""
-        device = next(self.model.parameters()).device
-        limits = self.confidence, self.iou, False, self.max_detections, self.agnostic, self.classes
-        start = now(device)
+        limits = self.confidence, self.iou, self.max_detections, self.agnostic, self.classes
+        start = time.perf_counter()
         placed = [(stretch if self.stretched else letterbox)(image, *self.size) for image in images]
-        pictures = torch.from_numpy(np.stack([to_rgb(picture) for picture, _ in placed]))  # (B, H, W, 3)
-        batch = pictures.to(device).permute(0, 3, 1, 2).float().div_(255)
-        ready = now(device)
-        with torch.inference_mode(), torch.autocast(device.type, self.dtype, enabled=self.dtype is not None):
-            predictions = self.model(batch)
-            done = now(device)
-            found = [_moved(rows.cpu().numpy(), place) for rows, (_, place) in zip(
-                detections(predictions, *limits), placed, strict=True
-            )]  # fmt: skip
-        times = {"preprocess": ready - start, "inference": done - ready, "nms": now(device) - done}
+        pictures = np.stack([to_rgb(picture) for picture, _ in placed])  # (B, H, W, 3)
+        ready = time.perf_counter()
+        predictions = self.runtime.infer(pictures)
+        done = time.perf_counter()
+        rows = zip(detections(predictions, *limits), placed, strict=True)
+        found = [_moved(each, place) for each, (_, place) in rows]
+        times = {"preprocess": ready - start, "inference": done - ready, "nms": time.perf_counter() - done}
         return found, {key: seconds * 1000 / len(images) for key, seconds in times.items()}
 
     def _tiled(self, frame: Frame, tile: tuple[int, int]) -> Result:

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from utils.inference.postprocess import suppress
 
@@ -59,9 +58,8 @@ def merge_tiles(found: Sequence[np.ndarray], windows: Sequence[Window], how: Mer
     parts = parts[~_inside(parts, of, parts, of)]
     joined = np.concatenate((rows[~cut], parts)).astype(np.float32)
     joined = joined[np.argsort(-joined[:, 4], kind="stable")]
-    boxes, scores, labels = (torch.from_numpy(joined[:, columns]) for columns in (slice(4), 4, 5))
-    labels = torch.zeros_like(labels) if how.agnostic else labels
-    return joined[suppress(boxes, scores, labels, how.iou, len(joined)).numpy()]
+    labels = np.zeros(len(joined)) if how.agnostic else joined[:, 5]
+    return joined[suppress(joined[:, :4], labels, how.iou, len(joined))]
 
 
 def _cut_sides(rows: np.ndarray, views: np.ndarray, size: tuple[int, int]) -> np.ndarray:

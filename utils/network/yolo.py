@@ -100,13 +100,25 @@ class YOLOLayer(Block):
 
         `image_size` is (height, width) of the network's input.
         """
-        _, _, height, width, _ = raw.shape
-        stride = torch.tensor([image_size[1] / width, image_size[0] / height], device=raw.device, dtype=raw.dtype)
-        anchors = self.anchors.to(raw.dtype).view(-1, 1, 1, 2)  # (A, 1, 1, 2)
-        boxes = decode_boxes(
-            raw[..., :4], cell_grid(height, width, raw), anchors, stride, self.scale_x_y, self.new_coords
-        )
-        return torch.cat((boxes, decode_scores(raw[..., 4:], self.new_coords)), dim=-1).flatten(1, 3)
+        height, width = raw.shape[2:4]
+        stride = (image_size[1] / width, image_size[0] / height)
+        return self._decode(raw.flatten(2, 3), cell_grid(height, width, raw), stride)
+
+    def decode_map(self, head: Tensor, stride: tuple[float, float]) -> Tensor:
+        """The map before the layer, (B, A*(5+C), H, W) -> what `decode` gives; `stride` in pixels, x before y.
+
+        For exporters: the map has four axes throughout, more than which some runtimes do not have.
+        """
+        batch, _, height, width = head.shape
+        raw = head.reshape(batch, self.num_anchors, 5 + self.num_classes, -1).permute(0, 1, 3, 2)  # (B, A, H*W, 5+C)
+        return self._decode(raw, cell_grid(height, width, head), stride)
+
+    def _decode(self, raw: Tensor, cells: Tensor, stride: tuple[float, float]) -> Tensor:
+        """Raw (B, A, H*W, 5+C) with the cells (H, W, 2) -> (B, A*H*W, 5+C)."""
+        steps = torch.tensor(stride, device=raw.device, dtype=raw.dtype)
+        anchors = self.anchors.to(raw.dtype).view(-1, 1, 2)  # (A, 1, 2)
+        boxes = decode_boxes(raw[..., :4], cells.flatten(0, 1), anchors, steps, self.scale_x_y, self.new_coords)
+        return torch.cat((boxes, decode_scores(raw[..., 4:], self.new_coords)), dim=-1).flatten(1, 2)
 
 
 @block("yolo", options=YoloOptions)

@@ -7,9 +7,8 @@ import torch
 from torch import Tensor
 
 from utils.data.datafile import load_data
-from utils.data.dataset import EvaluationSet
+from utils.data.dataset import letterboxed
 from utils.data.labels import Sample, load_samples
-from utils.errors import DataError
 from utils.evaluation.evaluate import EvaluationSettings, collect, evaluation_loader
 from utils.evaluation.metrics import Metrics, measure
 from utils.network.speed import inference_pass, time_in_turns
@@ -69,9 +68,5 @@ def some_shapes() -> list[Sample]:
 
 def proof_images(samples: list[Sample], size: tuple[int, int], device: torch.device) -> list[Tensor]:
     """The first images that can be read, (1, 3, H, W), letterboxed."""
-    dataset = EvaluationSet(samples[:PROOF_IMAGES], size)
-    items = [dataset[index] for index in range(len(dataset))]
-    pictures = [item.image.permute(2, 0, 1)[None].float().to(device) / 255 for item in items if item is not None]
-    if not pictures:
-        raise DataError(f"{samples[0].image}: expected images that can be read")
-    return pictures
+    pictures = letterboxed(samples[:PROOF_IMAGES], size)
+    return [torch.from_numpy(picture).permute(2, 0, 1)[None].float().to(device) / 255 for picture in pictures]

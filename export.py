@@ -1,0 +1,245 @@
+"""A trained network as files for other runtimes: `python export.py --weights best.pt --format onnx,openvino`.
+
+Each file is loaded in its runtime and compared with PyTorch on real images before it is kept.
+"""
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from models import expanded, folded, load_model
+from utils.data.datafile import DataSpec, load_data
+from utils.data.dataset import letterboxed
+from utils.data.labels import Sample, load_samples
+from utils.deploy.compare import Difference, compare_runtimes
+from utils.deploy.formats import KINDS, Format, check_formats, move_into, parse_formats, remove
+from utils.deploy.network import Calibration, Job
+from utils.deploy.quantize import CALIBRATED, layer_errors, loosen
+from utils.errors import DataError, InputError
+from utils.evaluation.evaluate import EvaluationSettings, collect, evaluation_loader
+from utils.evaluation.metrics import Metrics, measure
+from utils.files import check_writable, find_file
+from utils.log import counted, say
+from utils.options import check_thresholds, parse_size, run_command
+from utils.runtimes.opening import open_exported
+from utils.runtimes.pytorch import PyTorch, describe
+from utils.runtimes.runtime import Runtime
+
+COMPARED = 4  # images
+OTHER_SIZE = 2  # strides by which a dynamic network's second size differs
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """Options of export.py."""
+
+    weights: str
+    """Weights to export, .pt or .weights; a bare name is found in weights/."""
+    cfg: str | None = None
+    """Network, a Darknet .cfg (default: the one inside the .pt)."""
+    format: str = "onnx"
+    """Some of onnx, openvino, torchscript, ncnn and darknet, with commas between."""
+    img_size: str | int | None = None
+    """Input size in pixels, N or W,H (default: the cfg's)."""
+    dynamic: bool = False
+    """Take any number of images of any size that the network's strides divide."""
+    half: bool = False
+    """Store weights in float16."""
+    int8: bool = False
+    """Compute in eight bits, calibrated on the training images of --data."""
+    max_map_drop: float = 0.005
+    """With --int8: AP@.5:.95 that may be lost; layers that cost more stay in float32, the most sensitive ones first."""
+    nms: bool = False
+    """Put NMS into the file, with --conf and --iou."""
+    conf: float = 0.25
+    """With --nms: least score of a box that is kept."""
+    iou: float = 0.45
+    """With --nms: IoU over which two boxes are taken for the same object."""
+    simplify: bool = False
+    """Let onnxslim simplify ONNX graphs."""
+    fold_bn: bool = False
+    """With --format darknet: fold batch normalisation into the convolutions."""
+    data: str | None = None
+    """Data set, a Darknet .data or a .yaml, on whose validation images PyTorch and the files are measured."""
+    output: str | None = None
+    """Folder for the files (default: beside the weights)."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A file or folder that was written, and how far it is from PyTorch."""
+
+    format: Format
+    path: Path
+    difference: Difference
+    metrics: Metrics | None = None
+    """On the data set's validation images."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The network with what it is compared on."""
+
+    job: Job
+    reference: PyTorch
+    images: list[np.ndarray]
+    samples: list[Sample] | None
+    """Validation images of --data."""
+    before: Metrics | None = None
+    """What PyTorch reaches on them."""
+
+    def average_precision(self, runtime: Runtime) -> Metrics | None:
+        """What the runtime's predictions reach on the data set."""
+        if self.samples is None:
+            return None
+        settings = EvaluationSettings(self.job.info.size)
+        loader = evaluation_loader(self.samples, settings)
+        return measure(collect(runtime, self.samples, settings, runtime.kind, loader), self.job.info.names)
+
+
+def export(options: ExportOptions) -> list[Exported]:
+    """Write, check and keep each format; what fails the check is not kept. Raises InputError."""
+    formats = parse_formats(options.format)
+    check_formats(formats, dynamic=options.dynamic, half=options.half, nms=options.nms, int8=options.int8)
+    if options.int8 and (options.half or options.data is None):
+        raise InputError("--int8: expected --data with it, whose training images it is calibrated on, and no --half")
+    check_thresholds(options.conf, options.iou)
+    if options.fold_bn and "darknet" not in formats:
+        raise InputError("--fold-bn: expected --format darknet; the other formats always fold")
+    weights = find_file(options.weights, "weights")
+    folder = weights.parent if options.output is None else Path(options.output)
+    check_writable(folder)
+    subject = prepare(options)
+    folder.mkdir(parents=True, exist_ok=True)
+    subject = replace(subject, before=subject.average_precision(subject.reference))
+    if subject.before is not None:
+        say(f"PyTorch: {precision_words(subject.before)}")
+    return [write(options, subject, name, folder, weights.stem) for name in formats]
+
+
+def prepare(options: ExportOptions) -> Subject:
+    """Network and images. Raises InputError for bad input."""
+    spec = load_data(options.data or "shapes.data")
+    model = load_model(options.cfg, options.weights)
+    if options.data is not None and model.num_classes != spec.num_classes:
+        raise InputError(
+            f"the network has {model.num_classes} classes, {options.data} has {spec.num_classes}: expected the same"
+        )
+    size = parse_size(options.img_size) or (model.graph.net.width, model.graph.net.height)
+    model.check_size(*size)
+    samples = validation_samples(spec)
+    info = replace(
+        describe(model, size),
+        dynamic=options.dynamic,
+        precision="int8" if options.int8 else "float16" if options.half else "float32",
+        nms=(options.conf, options.iou) if options.nms else None,
+    )
+    images = letterboxed(samples[:COMPARED], size)
+    if options.dynamic:
+        other = size[0] + OTHER_SIZE * info.stride, size[1] + info.stride
+        images += letterboxed(samples[:1], other)
+    calibration = Calibration(calibration_pictures(spec, size)) if options.int8 else None
+    job = Job(model, info, options.simplify, calibration)
+    return Subject(job, PyTorch(model), images, samples if options.data else None)
+
+
+def calibration_pictures(spec: DataSpec, size: tuple[int, int]) -> list[np.ndarray]:
+    """Training images, spread over all of them. Raises DataError where there are none."""
+    samples = load_samples(spec.train, spec.num_classes, "images")[0]
+    if not samples:
+        raise DataError(f"{spec.path}: expected training images, which --int8 is calibrated on")
+    return letterboxed(samples[:: -(-len(samples) // CALIBRATED)], size)
+
+
+def validation_samples(spec: DataSpec) -> list[Sample]:
+    """The images that a file is compared on. Raises DataError where there is none."""
+    samples, _ = load_samples(spec.valid, spec.num_classes, "images")
+    if not samples:
+        raise DataError(f"{spec.path}: expected validation images, which exported files are compared on")
+    return samples
+
+
+def write(options: ExportOptions, subject: Subject, name: Format, folder: Path, stem: str) -> Exported:
+    """One format, into `folder`. Raises InputError where it is too far from PyTorch; nothing is left of it then."""
+    with tempfile.TemporaryDirectory(prefix=".export-", suffix=".partial", dir=folder) as partial:
+        path = Path(partial) / f"{stem}{KINDS[name].suffix}"
+        done = write_int8(options, subject, name, path) if options.int8 else write_once(options, subject, name, path)
+        size = sum(file.stat().st_size for file in Path(partial).rglob("*") if file.is_file())
+        move_into(Path(partial), folder)
+    done = replace(done, path=folder / path.name)
+    measured = "" if done.metrics is None else f"; {precision_words(done.metrics)}"
+    compared = f"against PyTorch on {counted(len(subject.images), 'image')}: {done.difference.words()}"
+    say(f"{done.path}: written, {size / 1e6:.1f} MB; {compared}{measured}")
+    return done
+
+
+def write_once(options: ExportOptions, subject: Subject, name: Format, path: Path) -> Exported:
+    """Write, load, compare. Raises InputError where it differs by more than rounding."""
+    job = subject.job
+    if name == "darknet":
+        form = expanded(job.model)
+        job = replace(job, model=folded(form) if options.fold_bn else form)
+    KINDS[name].write(job, path)
+    runtime = open_exported(path, precision="float32" if name == "openvino" else None)
+    difference = compare_runtimes(subject.reference, runtime, subject.images)
+    unfolded = name == "darknet" and not options.fold_bn
+    if not difference.within("normalised by OpenCV" if unfolded else job.info.precision):
+        raise InputError(
+            f"--format {name}: {runtime.kind} differs from PyTorch by more than rounding ({difference.words()}); "
+            "nothing was written"
+        )
+    return Exported(name, path, difference, subject.average_precision(runtime))
+
+
+def write_int8(options: ExportOptions, subject: Subject, name: Format, path: Path) -> Exported:
+    """Quantise as many layers as AP allows. Raises InputError where it allows none."""
+    job, before, tried = subject.job, subject.before, []
+    assert job.calibration is not None and before is not None
+
+    def good_enough(floats: frozenset[int]) -> bool:
+        assert job.calibration is not None and before is not None
+        remove(path)
+        calibration = replace(job.calibration, floats=floats)
+        tried.append(write_once(options, replace(subject, job=replace(job, calibration=calibration)), name, path))
+        metrics = tried[-1].metrics
+        assert metrics is not None
+        say(f"{name}, {layers_words(floats)} in float32: {precision_words(metrics)}")
+        return before.ap - metrics.ap <= options.max_map_drop
+
+    def sensitive() -> list[int]:
+        assert job.calibration is not None
+        errors = layer_errors(job, job.calibration.pictures)
+        return sorted(errors, key=lambda index: -errors[index])
+
+    if loosen(sensitive, good_enough) is None:
+        raise InputError(
+            f"--max-map-drop {options.max_map_drop}: expected that --int8 with --format {name} loses no more, at least "
+            "with all convolutions in float32; nothing was written"
+        )
+    return tried[-1]
+
+
+def layers_words(layers: frozenset[int]) -> str:
+    """`no layer`, or `layers 3, 7`."""
+    return (
+        f"{'layer' if len(layers) == 1 else 'layers'} {', '.join(map(str, sorted(layers)))}" if layers else "no layer"
+    )
+
+
+def precision_words(metrics: Metrics) -> str:
+    """`AP@.5 0.881, AP@.5:.95 0.566`."""
+    return f"AP@.5 {metrics.ap50:.3f}, AP@.5:.95 {metrics.ap:.3f}"
+
+
+def main(options: ExportOptions) -> Sequence[Exported]:
+    """Export, and say how to go on."""
+    done = export(options)
+    say(f"{counted(len(done), 'format')} written; next: python detect.py --weights {done[0].path} --source IMAGE")
+    return done
+
+
+if __name__ == "__main__":
+    run_command(main, ExportOptions, "Write a trained network as files for other runtimes, each one checked.")

@@ -1,0 +1,69 @@
+"""How far two runtimes are apart on the same images: the raw maps before the heads, boxes, scores."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from utils.inference.postprocess import detections
+from utils.runtimes.runtime import Runtime
+
+VISIBLE = 0.001  # boxes of lower scores are nothing to anyone; AP begins here
+LIMITS = {"float32": (0.1, 0.001), "float16": (8.0, 0.05), "normalised by OpenCV": (2.0, 0.01)}
+"""Pixels of the input and score that an export may be off, by the precision of its weights.
+
+OpenCV adds 1e-6 to variances where Darknet adds 1e-5, so that unfolded batch normalisation differs by a little.
+"""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The greatest ones."""
+
+    pixels: float
+    """Of a box's centre, width or height, of those whose score is at least VISIBLE in one of the two."""
+    score: float
+    """Of objectness times class probability."""
+
+    def words(self) -> str:
+        """For people."""
+        return f"boxes {self.pixels:.2g} px, scores {self.score:.2g}"
+
+    def within(self, precision: str) -> bool:
+        """Whether that is what rounding makes; of int8 its AP is what counts."""
+        if precision not in LIMITS:
+            return True
+        pixels, score = LIMITS[precision]
+        return self.pixels <= pixels and self.score <= score  # NaN is not
+
+
+def compare_runtimes(reference: Runtime, other: Runtime, images: Sequence[np.ndarray]) -> Difference:
+    """Over images (H, W, 3) RGB uint8 of the input's size; where one has NMS inside, of what NMS leaves."""
+    found = [_compare(reference.infer(image[None]), other.infer(image[None]), other) for image in images]
+    return Difference(*(float(np.max(column)) for column in zip(*found, strict=True)))
+
+
+def _compare(ours: np.ndarray, theirs: np.ndarray, other: Runtime) -> tuple[float, float]:
+    if other.info.nms is not None:
+        confidence, iou = other.info.nms
+        (own,) = detections(ours, confidence, iou)
+        (its,) = detections(theirs, confidence, 1.0)
+        return _compare_detections(own, its, confidence)
+    own, its = (rows[..., 4:5] * rows[..., 5:] for rows in (ours, theirs))
+    seen = np.maximum(own, its).max(axis=-1) >= VISIBLE
+    return float(np.abs(ours - theirs)[seen, :4].max(initial=0)), float(np.abs(own - its).max(initial=0))
+
+
+def _compare_detections(own: np.ndarray, its: np.ndarray, confidence: float) -> tuple[float, float]:
+    """(n, 6) and (m, 6): each box with the nearest one of its class; one without has all of its score as difference."""
+    pixels, scores = [0.0], [0.0]
+    for one, two in ((own, its), (its, own)):
+        for row in one[one[:, 4] > confidence + VISIBLE]:
+            same = two[two[:, 5] == row[5]]
+            if not len(same):
+                scores.append(float(row[4]))
+                continue
+            nearest = same[np.abs(same[:, :4] - row[:4]).max(axis=1).argmin()]
+            pixels.append(float(np.abs(nearest[:4] - row[:4]).max()))
+            scores.append(float(abs(nearest[4] - row[4])))
+    return max(pixels), max(scores)

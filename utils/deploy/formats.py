@@ -1,0 +1,151 @@
+"""The formats that a detector is exported to: what each can do, and how it is written."""
+
+import math
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import nn
+
+from utils.deploy.network import Job
+from utils.deploy.onnx_file import finish, onnx_graph, quiet, save_onnx
+from utils.deploy.quantize import quantized_onnx, quantized_openvino
+from utils.errors import InputError
+from utils.network.weights import save_darknet
+from utils.runtimes.runtime import METADATA, need
+
+Format = Literal["onnx", "openvino", "torchscript", "ncnn", "darknet"]
+CONVERSION_TIME = 600  # seconds that pnnx may take
+FAR_BELOW = -3e38  # any value of a map, in float32
+
+
+def write_onnx(job: Job, file: Path) -> None:
+    """x.onnx."""
+    model = onnx_graph(job)
+    if job.calibration is not None:
+        model = quantized_onnx(model, job.calibration, file.parent)
+    save_onnx(finish(model, job), file)
+
+
+def write_openvino(job: Job, folder: Path) -> None:
+    """x_openvino/ with model.xml, model.bin and metadata.json: OpenVINO's form of the ONNX graph."""
+    ov = need("openvino", "--format openvino")
+    folder.mkdir()
+    graph = folder / "graph.onnx"
+    save_onnx(finish(onnx_graph(job.in_float32()), job), graph)
+    model = ov.convert_model(str(graph)) if job.calibration is None else quantized_openvino(graph, job.calibration)
+    ov.save_model(model, str(folder / "model.xml"), compress_to_fp16=job.info.precision == "float16")
+    graph.unlink()
+    write_metadata(job, folder / METADATA)
+
+
+def traced(network: nn.Module, job: Job) -> torch.jit.ScriptModule:
+    """The job's network as TorchScript."""
+    with quiet(), torch.no_grad():
+        module: torch.jit.ScriptModule = torch.jit.trace(network, job.example())
+    return module
+
+
+def write_torchscript(job: Job, file: Path) -> None:
+    """x.torchscript, with the metadata inside."""
+    module = traced(job.module(), job)
+    with quiet():
+        torch.jit.save(torch.jit.freeze(module), str(file), _extra_files={METADATA: job.info.to_json()})
+
+
+def write_ncnn(job: Job, folder: Path) -> None:
+    """x_ncnn/ with model.ncnn.param, model.ncnn.bin and metadata.json, by pnnx."""
+    pnnx = need("pnnx", "--format ncnn")
+    folder.mkdir()
+    module = folder / "model.pt"
+    network = job.in_float32().module()
+    for part in network.modules():
+        if isinstance(part, nn.ConstantPad2d) and part.value == -math.inf:
+            part.value = FAR_BELOW  # ncnn cannot read -inf
+    traced(network, job).save(str(module))
+    width, height = job.info.size
+    shape = f"[1,{job.model.graph.net.channels},{height},{width}]"
+    half = int(job.info.precision == "float16")
+    command = [pnnx.EXEC_PATH, module.name, f"inputshape={shape}", f"fp16={half}"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=CONVERSION_TIME, check=False)
+    files = {folder / "model.ncnn.param", folder / "model.ncnn.bin"}
+    if done.returncode or not all(file.is_file() for file in files):
+        reason = (done.stderr or done.stdout).strip().rpartition("\n")[2]
+        raise InputError(f"--format ncnn: pnnx could not convert the network ({reason})")
+    for file in folder.iterdir():
+        if file not in files:
+            file.unlink()
+    write_metadata(job, folder / METADATA)
+
+
+def write_darknet(job: Job, cfg: Path) -> None:
+    """x_darknet.cfg, .weights, .names and .json (metadata); the network has to be in Darknet's sections."""
+    cfg.write_text(job.model.graph.to_cfg("for Darknet and OpenCV, written by export.py"), encoding="utf-8")
+    save_darknet(job.model.blocks, cfg.with_suffix(".weights"), job.model.seen)
+    cfg.with_suffix(".names").write_text("".join(f"{name}\n" for name in job.info.names), encoding="utf-8")
+    write_metadata(job, cfg.with_suffix(".json"))
+
+
+def write_metadata(job: Job, file: Path) -> None:
+    """What the runtime has to know."""
+    file.write_text(job.info.to_json() + "\n", encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A format: the end of its name after the weights' stem, what writes it, and what it can do."""
+
+    suffix: str
+    write: Callable[[Job, Path], None]
+    dynamic: bool = True
+    half: bool = True
+    nms: bool = False
+    int8: bool = False
+
+
+KINDS: dict[Format, Kind] = {
+    "onnx": Kind(".onnx", write_onnx, nms=True, int8=True),
+    "openvino": Kind("_openvino", write_openvino, nms=True, int8=True),
+    "torchscript": Kind(".torchscript", write_torchscript),
+    "ncnn": Kind("_ncnn", write_ncnn, dynamic=False),
+    "darknet": Kind("_darknet.cfg", write_darknet, dynamic=False, half=False),
+}
+
+
+def parse_formats(text: str) -> list[Format]:
+    """`onnx,openvino` -> the formats. Raises InputError for an unknown one."""
+    wanted = list(dict.fromkeys(part.strip() for part in text.split(",")))
+    for part in wanted:
+        if part not in KINDS:
+            raise InputError(f"--format {text}: expected some of {', '.join(KINDS)}, got {part!r}")
+    return [kind for kind in KINDS if kind in wanted]
+
+
+def check_formats(formats: list[Format], **asked: bool) -> None:
+    """Raise InputError where a format cannot do what is asked for (`nms=True` for --nms)."""
+    for flag in (flag for flag, wanted in asked.items() if wanted):
+        able = [name for name, kind in KINDS.items() if getattr(kind, flag)]
+        for name in formats:
+            if name not in able:
+                raise InputError(f"--{flag} with --format {name}: expected {' or '.join(able)}")
+
+
+def remove(path: Path) -> None:
+    """A file or folder, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def move_into(partial: Path, folder: Path) -> None:
+    """Move all that is in `partial`, a folder on the same disk, into `folder`, over what has these names there."""
+    for new in sorted(partial.iterdir()):
+        old, aside = folder / new.name, partial / f".old-{new.name}"
+        if old.is_dir():
+            old.rename(aside)  # a folder cannot be renamed over another; it goes with `partial`
+        new.replace(old)

@@ -1,0 +1,64 @@
+"""Which runtime runs an exported file. Free of torch, but for TorchScript's own files."""
+
+from pathlib import Path
+
+from utils.errors import InputError
+from utils.files import PROJECT
+from utils.options import check_at_least
+from utils.runtimes.runtime import Runtime
+
+KINDS = ".onnx, .torchscript, x_openvino/, x_ncnn/ or x_darknet.cfg"
+
+
+def find_exported(weights: str | None) -> Path | None:
+    """The exported network that --weights names, as given or in weights/; None for .pt and .weights."""
+    if not weights:
+        return None
+    given = Path(weights).expanduser()
+    for place in (given, PROJECT / "weights" / given):
+        if place.is_dir() or (place.is_file() and place.suffix in {".onnx", ".torchscript", ".xml", ".cfg"}):
+            return place.parent if place.suffix == ".xml" else place
+    return None
+
+
+def open_for_command(path: Path, device: str, threads: int | None, **pytorch_only: object) -> Runtime:
+    """`open_exported` with a command's options. Raises InputError for what only PyTorch can do."""
+    for flag, value in pytorch_only.items():
+        if value:
+            raise InputError(f"--{flag} with {path}: expected it with .pt or .weights only")
+    if device not in {"auto", "cpu"}:
+        raise InputError(f"--device {device} with {path}: expected auto or cpu; exported networks run on the CPU here")
+    if threads is not None:
+        check_at_least(1, threads=threads)
+    return open_exported(path, threads)
+
+
+def open_exported(path: Path, threads: int | None = None, precision: str | None = None) -> Runtime:
+    """An exported network in its runtime, `threads` of it at work (default: all cores).
+
+    `precision` is what OpenVINO computes with; the others compute in what was exported. Raises InputError.
+    """
+    # each runtime is imported where it is wanted: they take their time
+    if path.is_dir() and list(path.glob("*.xml")):
+        from utils.runtimes.openvino import OpenVino
+
+        return OpenVino(path, threads, precision)
+    if precision is not None:
+        raise InputError(f"{path}: precision is chosen for PyTorch and OpenVINO; others run as they were exported")
+    if path.suffix == ".onnx":
+        from utils.runtimes.onnx import OnnxRuntime
+
+        return OnnxRuntime(path, threads)
+    if path.suffix == ".torchscript":
+        from utils.runtimes.torchscript import TorchScript
+
+        return TorchScript(path, threads)
+    if path.is_dir() and list(path.glob("*.ncnn.param")):
+        from utils.runtimes.ncnn import Ncnn
+
+        return Ncnn(path, threads)
+    if path.suffix == ".cfg":
+        from utils.runtimes.opencv import OpenCv
+
+        return OpenCv(path, threads)
+    raise InputError(f"{path}: expected an exported network, {KINDS}")

@@ -1,0 +1,40 @@
+"""Networks in PyTorch: as they were trained, on a CPU or GPU."""
+
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+
+from utils.network.fuse import fuse
+from utils.runtimes.runtime import NetworkInfo, Runtime
+
+
+class PyTorch(Runtime):
+    """A network in eval mode, with its graph, names and strides, on its device.
+
+    Batch normalisation is folded in, maps are channels last. `dtype`: autocast to it, None for float32. `wrap`, if
+    given, makes of the fused network the one that runs.
+    """
+
+    kind: ClassVar[str] = "PyTorch"
+
+    def __init__(self, model: Any, dtype: torch.dtype | None = None, wrap: Any = None) -> None:
+        fused = fuse(model).to(memory_format=torch.channels_last)
+        self.model = fused if wrap is None else wrap(fused)
+        self.device = next(model.parameters()).device
+        self.dtype = dtype
+        super().__init__(describe(model), str(dtype or torch.float32).removeprefix("torch."))
+
+    def run(self, images: np.ndarray) -> np.ndarray:
+        """One pass."""
+        batch = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2).float().div_(255)
+        with torch.inference_mode(), torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
+            found: np.ndarray = self.model(batch).cpu().numpy()
+        return found
+
+
+def describe(model: Any, size: tuple[int, int] | None = None) -> NetworkInfo:
+    """What there is to know of a network built from a cfg; `size` (width, height): its input, default the cfg's."""
+    net = model.graph.net
+    anchors = tuple(tuple((w, h) for w, h in head.options.head_anchors) for head in model.graph.heads())
+    return NetworkInfo(tuple(model.names), size or (net.width, net.height), model.largest_stride, anchors, dynamic=True)

@@ -1,0 +1,151 @@
+"""What a runtime is: pictures in, predictions out; and what an exported file says of itself. Free of torch."""
+
+import importlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from utils.errors import InputError
+
+METADATA = "metadata.json"  # beside the files of formats that have no place for it inside
+INSTALL = "pip install -r requirements-export.txt"
+
+Precision = Literal["float32", "float16", "bfloat16", "int8"]
+
+
+@dataclass(frozen=True)
+class NetworkInfo:
+    """What one has to know to run an exported network and to read its predictions."""
+
+    names: tuple[str, ...]
+    """Of the classes."""
+    size: tuple[int, int]
+    """(width, height) of the input in pixels."""
+    stride: int
+    """Both must be multiples of it."""
+    anchors: tuple[tuple[tuple[float, float], ...], ...]
+    """(width, height) in pixels of each head's anchors."""
+    precision: Precision = "float32"
+    """Of its weights; int8: of most convolutions, the others in float32."""
+    dynamic: bool = False
+    """Whether it takes any number of images of any size; else one image of this size."""
+    nms: tuple[float, float] | None = None
+    """Score and IoU thresholds of the NMS inside; None: there is none."""
+
+    def to_json(self) -> str:
+        """For the file."""
+        rule = {"resize": "letterbox: aspect ratio kept, centred on grey 114", "input": "RGB, 0..1, (B, 3, H, W)"}
+        return json.dumps({**asdict(self), **rule}, ensure_ascii=False)
+
+    def check_size(self, width: int, height: int) -> None:
+        """Raise InputError unless the network takes inputs of this size in pixels."""
+        if self.dynamic and (width % self.stride or height % self.stride):
+            raise InputError(
+                f"input {width}x{height}: expected a width and height divisible by {self.stride}, "
+                f"the network's largest stride"
+            )
+        if not self.dynamic and (width, height) != self.size:
+            raise InputError(
+                f"input {width}x{height}: expected {self.size[0]}x{self.size[1]}, for which this network was exported "
+                f"(export.py --dynamic makes one that takes other sizes)"
+            )
+
+    @staticmethod
+    def from_json(text: str, where: str | Path) -> "NetworkInfo":
+        """What `to_json` wrote. Raises InputError for anything else."""
+        try:
+            known = json.loads(text)
+            width, height = (int(side) for side in known["size"])
+            info = NetworkInfo(
+                tuple(str(name) for name in known["names"]),
+                (width, height),
+                int(known["stride"]),
+                tuple(tuple((float(w), float(h)) for w, h in head) for head in known["anchors"]),
+                known["precision"],
+                bool(known["dynamic"]),
+                None if known["nms"] is None else (float(known["nms"][0]), float(known["nms"][1])),
+            )
+            assert min(width, height, info.stride) > 0 and info.names
+        except (AssertionError, KeyError, TypeError, ValueError, IndexError):
+            raise InputError(f"{where}: expected the metadata that export.py writes") from None
+        return info
+
+    @staticmethod
+    def beside(folder: Path) -> "NetworkInfo":
+        """From the metadata.json in an exported folder. Raises InputError."""
+        file = folder / METADATA
+        if not file.is_file():
+            raise InputError(f"{folder}: expected {METADATA} in it, which export.py writes")
+        return NetworkInfo.from_json(file.read_text(encoding="utf-8"), file)
+
+
+class Runtime(ABC):
+    """A network, ready to run. `infer` is the same for all of them."""
+
+    kind: ClassVar[str]
+    """As people call it."""
+
+    def __init__(self, info: NetworkInfo, precision: str = "float32") -> None:
+        self.info = info
+        self.precision = precision
+        """What it computes in."""
+
+    def infer(self, images: np.ndarray) -> np.ndarray:
+        """(B, H, W, 3) RGB in 0..255, uint8 or float32 -> predictions (B, N, 5+C) float32.
+
+        Each is centre x, y, width, height in pixels of the input, objectness, class probabilities. Raises InputError
+        for a size that the network does not take.
+        """
+        self.info.check_size(images.shape[2], images.shape[1])
+        if self.info.dynamic:
+            return self.run(images)
+        return np.concatenate([self.run(images[index : index + 1]) for index in range(len(images))])
+
+    @abstractmethod
+    def run(self, images: np.ndarray) -> np.ndarray:
+        """`infer`, for images of a number and size that the network takes."""
+
+
+def planes(images: np.ndarray) -> np.ndarray:
+    """(B, H, W, 3) in 0..255 -> (B, 3, H, W) float32 in 0..1, contiguous."""
+    batch = np.ascontiguousarray(images.transpose(0, 3, 1, 2), np.float32)
+    batch *= np.float32(1 / 255)
+    return batch
+
+
+def with_objectness(found: np.ndarray, batch: int, num_classes: int) -> np.ndarray:
+    """What a network with NMS inside gives, as predictions.
+
+    Rows (K, 7): image, x1, y1, x2, y2, score, class -> (B, N, 5+C), the score as objectness, its class 1, all others 0;
+    N is the most that an image has, the rest rows of zeros.
+    """
+    counts = np.bincount(found[:, 0].astype(int), minlength=batch)
+    predictions = np.zeros((batch, max(1, counts.max(initial=0)), 5 + num_classes), np.float32)
+    for image in range(batch):
+        rows = found[found[:, 0] == image, 1:]
+        place = np.arange(len(rows))
+        predictions[image, place, :2] = (rows[:, :2] + rows[:, 2:4]) / 2
+        predictions[image, place, 2:4] = rows[:, 2:4] - rows[:, :2]
+        predictions[image, place, 4] = rows[:, 4]
+        predictions[image, place, 5 + rows[:, 5].astype(int)] = 1
+    return predictions
+
+
+def need(module: str, what: str) -> Any:
+    """A package that is not everyone's. Raises InputError with the line that installs it."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise InputError(f"{what}: expected the package {module} ({error}); {INSTALL}") from None
+
+
+def one_of(files: Sequence[Path], where: Path, what: str) -> Path:
+    """The only file there. Raises InputError."""
+    if len(files) != 1:
+        raise InputError(f"{where}: expected one {what} in it, got {len(files)}")
+    return files[0]
