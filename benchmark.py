@@ -1,6 +1,6 @@
 """How fast this machine is, and what limits: `python benchmark.py train`, `detect`, `test` or `blocks`.
 
-And how good our pruning is beside others': `python benchmark.py pruning`.
+How good our pruning is beside others': `python benchmark.py pruning`; and which runtime to ship: `... export`.
 """
 
 import json
@@ -17,6 +17,8 @@ import torch
 import tyro
 
 from detect import AHEAD, DetectOptions, Job
+from export import ExportOptions, export
+from export import prepare as export_subject
 from models import load_model
 from prune import start, write_pruned
 from train import prepare, train
@@ -24,6 +26,20 @@ from utils.clock import Watch, now
 from utils.data.cache import CacheMode
 from utils.data.datafile import load_data
 from utils.data.labels import load_samples
+from utils.deploy.benchmark import (
+    ExportBenchmark,
+    Row,
+    best_batch,
+    draw,
+    exported_entries,
+    latencies,
+    load,
+    measured,
+    pytorch_entries,
+    table,
+)
+from utils.deploy.compare import compare_runtimes
+from utils.deploy.formats import KINDS
 from utils.errors import DataError, InputError
 from utils.evaluation.evaluate import EvaluationSettings, evaluation_loader, predict, to_result
 from utils.evaluation.metrics import ImageResult
@@ -33,12 +49,12 @@ from utils.inference.pipeline import Behind
 from utils.inference.result import Result
 from utils.inference.speed import StageCosts, median_ms, time_picture
 from utils.inference.writer import Outputs, Writer
-from utils.log import counted, progress, say
+from utils.log import counted, progress, say, warn
 from utils.network.block_benchmark import BlocksBenchmark, blocks_speed
 from utils.network.fuse import fuse
-from utils.options import check_at_least, choose_device, run_command
+from utils.options import check_at_least, choose_device, run_command, set_threads
 from utils.precision import AmpMode
-from utils.pruning.comparison import Compared, Method, comparison_table, draw_comparison
+from utils.pruning.comparison import Compared, Method, PruningBenchmark, comparison_table, draw_comparison
 from utils.pruning.measuring import standings
 from utils.pruning.options import PruneOptions
 from utils.pruning.reference import reference_choice
@@ -254,42 +270,6 @@ def evaluation_speed(options: EvaluationBenchmark) -> dict[str, float]:
     return medians
 
 
-@dataclass(frozen=True)
-class PruningBenchmark:
-    """Prune a network to the same FLOPs in several ways, train each result alike, and measure all."""
-
-    weights: str
-    """The trained network's weights, .weights or .pt; a bare name is found in weights/."""
-    data: str
-    """Data set, a Darknet .data or a .yaml, to train and to measure on."""
-    cfg: str | None = None
-    """Network (default: the one inside the .pt)."""
-    t_weights: str | None = None
-    """Teacher of the trainings (default: the network itself); AP is compared with its."""
-    t_cfg: str | None = None
-    """The teacher's network (default: the one inside its .pt)."""
-    methods: tuple[Method, ...] = ("taylor", "gamma", "random", "torch-pruning")
-    """Ways to judge channels: those of prune.py --importance, and those of the package Torch-Pruning."""
-    target_flops: tuple[str, ...] = ("0.5", "0.3", "0.15")
-    """FLOPs that are left, each a share such as 0.3 or an amount such as 1.5G."""
-    finetune_epochs: int = 30
-    """Epochs of each training."""
-    img_size: str | int | None = None
-    """Input size in pixels, N or W,H (default: the cfg's)."""
-    batch_size: int = 16
-    """Images per step."""
-    workers: int = 2
-    """Processes that load images (0: none but the main one)."""
-    device: str = "auto"
-    """auto, cpu, cuda or cuda:N."""
-    seed: int = 0
-    """Seed of --methods random, and of the trainings."""
-    name: str = "exp"
-    """Results go to PROJECT/NAME (NAME-2 ... where it exists)."""
-    project: str = "runs/benchmark"
-    """Folder of the results' folder."""
-
-
 def pruning_quality(options: PruningBenchmark) -> list[Compared]:
     """Prune, train, measure; a table, pruning.json and pruning.png."""
     check_at_least(1, finetune_epochs=options.finetune_epochs)
@@ -325,6 +305,48 @@ def pruning_quality(options: PruningBenchmark) -> list[Compared]:
     return rows
 
 
+def export_speed(options: ExportBenchmark) -> list[Row]:
+    """Export to each format there is, run each, and print a table; export.json and export.png."""
+    check_at_least(1, rounds=options.rounds)
+    asked = ExportOptions(options.weights, options.cfg, data=options.data, img_size=options.img_size)
+    asked = replace(asked, dynamic=options.dynamic, max_map_drop=options.max_map_drop)
+    set_threads(options.threads)
+    subject = export_subject(asked)
+    picture = subject.images[0]
+    entries = pytorch_entries(subject.job.model)
+    with tempfile.TemporaryDirectory() as place:
+        for name in KINDS:
+            for int8 in (False, True) if KINDS[name].int8 else (False,):
+                output = f"{place}/{'int8' if int8 else 'float'}"
+                dynamic = options.dynamic and KINDS[name].dynamic
+                step = replace(asked, format=name, int8=int8, output=output, dynamic=dynamic, fold_bn=name == "darknet")
+                try:
+                    (done,) = export(step if int8 else replace(step, data=None))
+                except InputError as error:
+                    warn(f"{name}{', int8' if int8 else ''} is left out: {error}")
+                    continue
+                entries += exported_entries(done.path, options.threads, int8)
+        runtimes, seconds = load(entries, picture)
+        times = latencies(runtimes, picture, options.rounds)
+        rows = []
+        for entry, runtime, start_up, taken in zip(entries, runtimes, seconds, times, strict=True):
+            best = best_batch(runtime, picture, float(np.median(taken)))
+            difference = compare_runtimes(subject.reference, runtime, subject.images)
+            metrics = subject.average_precision(runtime)
+            assert metrics is not None
+            rows.append(measured(entry, runtime, start_up, taken, best, difference, metrics))
+    folder = new_run_folder("runs/benchmark", options.name)
+    written = {"options": asdict(options), "rows": [asdict(row) for row in rows]}
+    write_text(folder / "export.json", json.dumps(written, indent=2) + "\n")
+    draw(folder / "export.png", rows, f"{Path(options.weights).name} on {Path(options.data).name}")
+    say(table(rows))
+    say(
+        f"ms: one image, from pixels to predictions, in turns; share: of the first row's; "
+        f"in {folder}: export.json, export.png"
+    )
+    return rows
+
+
 def choose(pruning: Pruning, method: Method, goal: str) -> tuple[Pruning, np.ndarray]:
     """The pruning by this method, and what stays, (groups,) bool. Raises InputError where it cannot reach the goal."""
     if method == "torch-pruning" or method == "torch-pruning-gamma":
@@ -343,11 +365,17 @@ Benchmark = (
     | Annotated[EvaluationBenchmark, tyro.conf.subcommand("test", description="Time evaluation.")]
     | Annotated[BlocksBenchmark, tyro.conf.subcommand("blocks", description="Time ghost blocks.")]
     | Annotated[PruningBenchmark, tyro.conf.subcommand("pruning", description="Compare ways to prune.")]
+    | Annotated[ExportBenchmark, tyro.conf.subcommand("export", description="Compare runtimes.")]
 )
 
 
 def main(
-    options: TrainBenchmark | DetectBenchmark | EvaluationBenchmark | BlocksBenchmark | PruningBenchmark,
+    options: TrainBenchmark
+    | DetectBenchmark
+    | EvaluationBenchmark
+    | BlocksBenchmark
+    | PruningBenchmark
+    | ExportBenchmark,
 ) -> None:
     """Measure what was asked for."""
     if isinstance(options, TrainBenchmark):
@@ -358,6 +386,8 @@ def main(
         evaluation_speed(options)
     elif isinstance(options, BlocksBenchmark):
         blocks_speed(options)
+    elif isinstance(options, ExportBenchmark):
+        export_speed(options)
     else:
         pruning_quality(options)
 

@@ -214,7 +214,8 @@ def write_int8(options: ExportOptions, subject: Subject, name: Format, path: Pat
         errors = layer_errors(job, job.calibration.pictures)
         return sorted(errors, key=lambda index: -errors[index])
 
-    if loosen(sensitive, good_enough) is None:
+    heads = [head.sources[0] for head in job.model.graph.heads()]
+    if loosen(heads, sensitive, good_enough) is None:
         raise InputError(
             f"--max-map-drop {options.max_map_drop}: expected that --int8 with --format {name} loses no more, at least "
             "with all convolutions in float32; nothing was written"

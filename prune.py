@@ -128,7 +128,8 @@ def write_pruned(pruning: Pruning, keep: np.ndarray, folder: Path) -> PruneResul
 
 def clock_words(pruning: Pruning) -> str:
     """What the milliseconds are of."""
-    return f"{pruning.device.type}, float32, {pruning.size[0]}x{pruning.size[1]}"
+    runtime, size = pruning.options.runtime, f"{pruning.size[0]}x{pruning.size[1]}"
+    return f"{pruning.device.type}, float32, {size}" if runtime == "pytorch" else f"{runtime}, {size}"
 
 
 def write_network(compact: Darknet, folder: Path, comment: str, notes: dict[int, str] | None = None) -> None:
@@ -194,7 +195,7 @@ def dry_run(options: PruneOptions) -> list[SweepPoint]:
     say(sweep_table(points, knee))
     say(
         (f"* the knee: beyond {knee.share:.0%} AP falls faster; " if knee else "")
-        + "AP without any training afterwards; ms: one image in float32; "
+        + f"AP without any training afterwards; ms: one image, {clock_words(pruning)}; "
         f"no network was written; in {folder}: sweep.json, sweep.png"
     )
     return points

@@ -75,7 +75,7 @@ def test_a_target_of_milliseconds(best: Path, data: Path, monkeypatch: pytest.Mo
     def clock(*_: object) -> object:
         return lambda models: [count(model) / 100 * (1 + noise * generator.random()) for model in models]
 
-    monkeypatch.setattr("utils.training.pruner.torch_clock", clock)
+    monkeypatch.setattr("utils.training.pruner.clock_of", clock)
     base = {"weights": str(best), "round_to": 1, "min_keep": 0.05, "workers": 0}
     for goal in (20, 18, 16, 15, 14):
         quick = prune(PruneOptions(**base, target_latency_ms=goal))  # type: ignore[arg-type]

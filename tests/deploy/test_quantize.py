@@ -76,11 +76,12 @@ def test_layers_stay_in_float_as_far_as_ap_asks_for_it(
     format: Any, weights: str, data_file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     errors = layer_errors(_job(weights), np.random.default_rng(0).integers(0, 256, (4, 96, 96, 3), np.uint8))
-    (worst, *others) = sorted(errors, key=lambda index: -errors[index])
+    assert set(errors) == {0, 1, 2}
+    other = min((0, 1), key=lambda index: errors[index])  # 2 is the head
     options = ExportOptions(weights, format=format, int8=True, data=data_file, output=str(tmp_path / "out"))
     as_if(monkeypatch, [0.5, 0.499])
     (done,) = export(options)
-    assert in_bytes(done.path, format) == {0, 1, 2} == {worst, *others}
+    assert in_bytes(done.path, format) == {0, 1}
     images = np.random.default_rng(1).integers(0, 256, (1, 96, 96, 3), np.uint8)
     with torch.no_grad():
         right = load_model(weights=weights)(torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255).numpy()
@@ -88,11 +89,11 @@ def test_layers_stay_in_float_as_far_as_ap_asks_for_it(
     assert 1e-5 < change < 0.1
     as_if(monkeypatch, [0.5, 0.4, 0.499])
     (done,) = export(options)
-    assert in_bytes(done.path, format) == set(others) and open_exported(done.path).info.precision == "int8"
+    assert in_bytes(done.path, format) == {other} and open_exported(done.path).info.precision == "int8"
     as_if(monkeypatch, [0.5, 0.4, 0.4, 0.4, 0.4])
     with pytest.raises(InputError, match="nothing was written"):
         export(options)
-    assert in_bytes(done.path, format) == set(others)  # the last good one
+    assert in_bytes(done.path, format) == {other}  # the last good one
 
 
 def _job(weights: str) -> Job:
@@ -107,10 +108,11 @@ def test_the_most_sensitive_layers_are_let_off_first() -> None:
         tried.append(floats)
         return {4, 7} <= floats
 
-    assert loosen(lambda: [7, 2, 4, 9, 1], good_enough) == {7, 2, 4, 9}
-    assert tried == [set(), {7}, {7, 2}, {7, 2, 4, 9}]
-    assert loosen(lambda: [7, 2, 4, 9, 1], lambda floats: False) is None
-    assert loosen(lambda: [7, 2, 4, 9, 1], lambda floats: len(floats) == 5) == {7, 2, 4, 9, 1}
+    order = [7, 2, 4, 3, 9, 1]  # 3 is a head
+    assert loosen([3], lambda: order, good_enough) == {3, 7, 2, 4, 9}
+    assert tried == [{3}, {3, 7}, {3, 7, 2}, {3, 7, 2, 4, 9}]
+    assert loosen([3], lambda: order, lambda floats: False) is None
+    assert loosen([3], lambda: order, lambda floats: len(floats) == 6) == {7, 2, 4, 9, 1, 3}
 
 
 def test_errors_are_those_of_eight_bits() -> None:

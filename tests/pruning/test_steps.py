@@ -144,7 +144,7 @@ def test_a_step_that_goes_too_far_is_enough(
     def clock(*_: object) -> object:
         return lambda models: [100 * sum(p.numel() for p in model.parameters()) / size for model in models]
 
-    monkeypatch.setattr("utils.training.pruner.torch_clock", clock)
+    monkeypatch.setattr("utils.training.pruner.clock_of", clock)
     present = start(options()).costs.gflops(np.ones(start(options()).groups.count, bool))
     goal: Any = 99.0 if target == "target_latency_ms" else f"{0.99 * present}G"
     done = prune(options(iterations=3, round_to=64, **{target: goal}))

@@ -1,6 +1,5 @@
 """The formats that a detector is exported to: what each can do, and how it is written."""
 
-import math
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -9,7 +8,6 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import nn
 
 from utils.deploy.network import Job
 from utils.deploy.onnx_file import finish, onnx_graph, quiet, save_onnx
@@ -20,7 +18,6 @@ from utils.runtimes.runtime import METADATA, need
 
 Format = Literal["onnx", "openvino", "torchscript", "ncnn", "darknet"]
 CONVERSION_TIME = 600  # seconds that pnnx may take
-FAR_BELOW = -3e38  # any value of a map, in float32
 
 
 def write_onnx(job: Job, file: Path) -> None:
@@ -43,16 +40,16 @@ def write_openvino(job: Job, folder: Path) -> None:
     write_metadata(job, folder / METADATA)
 
 
-def traced(network: nn.Module, job: Job) -> torch.jit.ScriptModule:
-    """The job's network as TorchScript."""
+def traced(job: Job) -> torch.jit.ScriptModule:
+    """The network as TorchScript."""
     with quiet(), torch.no_grad():
-        module: torch.jit.ScriptModule = torch.jit.trace(network, job.example())
+        module: torch.jit.ScriptModule = torch.jit.trace(job.module(), job.example())
     return module
 
 
 def write_torchscript(job: Job, file: Path) -> None:
     """x.torchscript, with the metadata inside."""
-    module = traced(job.module(), job)
+    module = traced(job)
     with quiet():
         torch.jit.save(torch.jit.freeze(module), str(file), _extra_files={METADATA: job.info.to_json()})
 
@@ -62,11 +59,7 @@ def write_ncnn(job: Job, folder: Path) -> None:
     pnnx = need("pnnx", "--format ncnn")
     folder.mkdir()
     module = folder / "model.pt"
-    network = job.in_float32().module()
-    for part in network.modules():
-        if isinstance(part, nn.ConstantPad2d) and part.value == -math.inf:
-            part.value = FAR_BELOW  # ncnn cannot read -inf
-    traced(network, job).save(str(module))
+    traced(job.in_float32()).save(str(module))
     width, height = job.info.size
     shape = f"[1,{job.model.graph.net.channels},{height},{width}]"
     half = int(job.info.precision == "float16")

@@ -1,7 +1,7 @@
 """int8: calibrated on training images, by NNCF for OpenVINO and by ONNX Runtime's own quantiser for ONNX.
 
-Decoding stays in float32. So do layers that cost more AP than is allowed: which ones, a measured error says, that of
-the heads when one layer alone is computed in eight bits.
+Decoding and the heads stay in float32. So do layers that cost more AP than is allowed: which ones, a measured error
+says, that of the heads when one layer alone is computed in eight bits.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -135,17 +135,18 @@ def quantized_onnx(model: Any, calibration: Calibration, folder: Path) -> Any:
 
 
 def loosen(
-    sensitive: Callable[[], Sequence[int]], good_enough: Callable[[frozenset[int]], bool]
+    heads: Sequence[int], sensitive: Callable[[], Sequence[int]], good_enough: Callable[[frozenset[int]], bool]
 ) -> frozenset[int] | None:
-    """The layers that stay in float32: none, or else the most sensitive 1, 2, 4 ... until it is good enough.
+    """The layers that stay in float32: the heads' convolutions, which are small and whose values are the result; where
+    that is not good enough also the most sensitive 1, 2, 4 ... of the others.
 
-    `sensitive` tells all of them, the most sensitive first. None where it is not good enough with all of them.
+    `sensitive` tells all layers, the most sensitive first. None where it is not good enough with all of them.
     """
-    if good_enough(frozenset()):
-        return frozenset()
-    order, count = sensitive(), 1
-    while not good_enough(floats := frozenset(order[:count])):
-        if count >= len(order):
+    if good_enough(frozenset(heads)):
+        return frozenset(heads)
+    others, count = [layer for layer in sensitive() if layer not in heads], 1
+    while not good_enough(floats := frozenset([*heads, *others[:count]])):
+        if count >= len(others):
             return None
         count *= 2
     return floats

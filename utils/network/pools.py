@@ -3,7 +3,6 @@
 Semantics follow AlexeyAB/darknet; each docstring names the source function.
 """
 
-import math
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import ClassVar
@@ -54,7 +53,8 @@ class MaxPoolOptions(Options):
 class MaxPool(Block):
     """Max pool: out = (w + padding - size) / stride + 1 cells, the window starting at -(padding / 2), -inf outside.
 
-    Source: darknet src/maxpool_layer.c.
+    Source: darknet src/maxpool_layer.c. Where PyTorch's own padding cannot be had, edges are repeated: each window that
+    reaches outside has the edge inside, too, so the greatest value is the same; -inf would be the end of quantisation.
     """
 
     def __init__(self, options: MaxPoolOptions, channels: int) -> None:
@@ -68,7 +68,7 @@ class MaxPool(Block):
         elif size == 2 and padding == 1 and min(self.step) > 1:  # only an odd size ever needs the extra cell
             self.pool = nn.MaxPool2d(size, self.step, ceil_mode=True)
         else:
-            self.pad = nn.ConstantPad2d((before, after, before, after), -math.inf)
+            self.pad = nn.ReplicationPad2d((before, after, before, after))  # see the docstring
             self.pool = nn.MaxPool2d(size, self.step)
 
     label = same_labels

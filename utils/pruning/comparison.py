@@ -13,6 +13,42 @@ Method = Criterion | Reference
 
 
 @dataclass(frozen=True)
+class PruningBenchmark:
+    """Prune a network to the same FLOPs in several ways, train each result alike, and measure all."""
+
+    weights: str
+    """The trained network's weights, .weights or .pt; a bare name is found in weights/."""
+    data: str
+    """Data set, a Darknet .data or a .yaml, to train and to measure on."""
+    cfg: str | None = None
+    """Network (default: the one inside the .pt)."""
+    t_weights: str | None = None
+    """Teacher of the trainings (default: the network itself); AP is compared with its."""
+    t_cfg: str | None = None
+    """The teacher's network (default: the one inside its .pt)."""
+    methods: tuple[Method, ...] = ("taylor", "gamma", "random", "torch-pruning")
+    """Ways to judge channels: those of prune.py --importance, and those of the package Torch-Pruning."""
+    target_flops: tuple[str, ...] = ("0.5", "0.3", "0.15")
+    """FLOPs that are left, each a share such as 0.3 or an amount such as 1.5G."""
+    finetune_epochs: int = 30
+    """Epochs of each training."""
+    img_size: str | int | None = None
+    """Input size in pixels, N or W,H (default: the cfg's)."""
+    batch_size: int = 16
+    """Images per step."""
+    workers: int = 2
+    """Processes that load images (0: none but the main one)."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    seed: int = 0
+    """Seed of --methods random, and of the trainings."""
+    name: str = "exp"
+    """Results go to PROJECT/NAME (NAME-2 ... where it exists)."""
+    project: str = "runs/benchmark"
+    """Folder of the results' folder."""
+
+
+@dataclass(frozen=True)
 class Compared:
     """A network pruned by `method`: AP before any training, and what it is after its training."""
 

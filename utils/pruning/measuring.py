@@ -1,19 +1,30 @@
 """Networks measured: size, speed, AP; and the pictures that two networks are compared on."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from utils.data.datafile import load_data
 from utils.data.dataset import letterboxed
 from utils.data.labels import Sample, load_samples
+from utils.deploy.formats import KINDS, Format
+from utils.deploy.network import Job
 from utils.evaluation.evaluate import EvaluationSettings, collect, evaluation_loader
 from utils.evaluation.metrics import Metrics, measure
+from utils.letterbox import GREY
 from utils.network.speed import inference_pass, time_in_turns
 from utils.network.summary import gflops, trace
 from utils.pruning.cost import Standing
+from utils.pruning.options import Timed
+from utils.runtimes.opening import open_exported
+from utils.runtimes.pytorch import describe
 
 ROUNDS = 11  # of timing
 PROOF_IMAGES = 4
@@ -22,7 +33,30 @@ Clock = Callable[[Sequence[Any]], list[float]]
 """Networks -> milliseconds of one image in each, measured in turns."""
 
 
-def torch_clock(size: tuple[int, int], device: torch.device, rounds: int = ROUNDS) -> Clock:
+def clock_of(runtime: Timed, size: tuple[int, int], device: torch.device, rounds: int = ROUNDS) -> Clock:
+    """What times networks with inputs of this (width, height). Raises InputError where a package is missing."""
+    return torch_clock(size, device, rounds) if runtime == "pytorch" else exported_clock(runtime, size, rounds)
+
+
+def exported_clock(runtime: Format, size: tuple[int, int], rounds: int) -> Clock:
+    """Medians on the CPU in the runtime of an export format, from pixels to predictions, in the precision it takes."""
+    kind = KINDS[runtime]
+
+    def clock(models: Sequence[Any]) -> list[float]:
+        picture = np.full((1, size[1], size[0], 3), GREY, np.uint8)
+        works = {}
+        with TemporaryDirectory() as folder:
+            for index, model in enumerate(models):
+                path = Path(folder) / f"{index}{kind.suffix}"
+                kind.write(Job(model, replace(describe(model, size), dynamic=False)), path)
+                works[index] = partial(open_exported(path).infer, picture)
+            times = time_in_turns(works, torch.device("cpu"), rounds)
+        return [times[index] for index in works]
+
+    return clock
+
+
+def torch_clock(size: tuple[int, int], device: torch.device, rounds: int) -> Clock:
     """Medians in PyTorch as detect.py runs it: float32, normalisation folded in, channels last."""
 
     def clock(models: Sequence[Any]) -> list[float]:

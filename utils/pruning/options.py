@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from utils.errors import InputError
 from utils.options import check_at_least, check_loading
@@ -10,6 +10,7 @@ from utils.pruning.importance import Criterion
 from utils.pruning.plan import Strategy
 
 DEFAULT_SHARE = 0.5
+Timed = Literal["pytorch", "onnx", "openvino", "torchscript", "ncnn"]
 TARGETS = ("percent", "target_flops", "target_params", "target_latency_ms")
 
 
@@ -30,7 +31,9 @@ class PruneOptions:
     target_params: str | None = None
     """Remove channels until so many parameters are left: a share such as 0.3, or an amount such as 1.0M."""
     target_latency_ms: float | None = None
-    """Remove channels until an image takes so many milliseconds on this machine."""
+    """Remove channels until an image takes so many milliseconds on this machine, in --runtime."""
+    runtime: Timed = "pytorch"
+    """What milliseconds are measured in: pytorch, or what export.py writes for onnx, openvino, torchscript or ncnn."""
     strategy: Strategy = "slim"
     """Channels that shortcuts tie: normal (they stay), shortcut (their mean counts), slim (the greatest counts)."""
     importance: Criterion | None = None

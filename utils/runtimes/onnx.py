@@ -18,6 +18,7 @@ class OnnxRuntime(Runtime):
         ort = need("onnxruntime", f"{file}")
         options = ort.SessionOptions()
         options.log_severity_level = 3  # errors come as exceptions
+        options.add_session_config_entry("session.force_spinning_stop", "1")  # between passes leave the cores to others
         if threads is not None:
             options.intra_op_num_threads = threads
         try:

@@ -25,7 +25,7 @@ from utils.pruning.cost import Costs, Target, parse_target
 from utils.pruning.groups import ChannelGroups
 from utils.pruning.importance import Changes, Criterion, group_scores, loss_changes
 from utils.pruning.layers import remove_layers
-from utils.pruning.measuring import precision_of, proof_images, some_shapes, torch_clock
+from utils.pruning.measuring import clock_of, precision_of, proof_images, some_shapes
 from utils.pruning.options import PruneOptions, check_options
 from utils.pruning.plan import Choice, Limits
 from utils.training.assign import head_specs
@@ -60,7 +60,7 @@ class Pruning:
         settings = EvaluationSettings(self.size, batch_size=options.batch_size, workers=options.workers)
         samples = [] if self.spec is None else read_samples(self.spec, self.spec.valid)
         self.precision = precision_of(samples, settings) if samples else None
-        self.clock = torch_clock(self.size, self.device)
+        self.clock = clock_of(options.runtime, self.size, self.device)
         self.images = proof_images(samples or some_shapes(), self.size, self.device)
         self.model, self.gone = remove_layers(self.original, options.layers, build)
         self.groups = ChannelGroups.of(self.model)
@@ -116,7 +116,7 @@ class Pruning:
         if options.target_params is not None:
             return costs.parameters
         if options.target_latency_ms is not None:
-            clock = torch_clock(self.size, self.device, QUICK_ROUNDS)
+            clock = clock_of(options.runtime, self.size, self.device, QUICK_ROUNDS)
             return lambda keep: clock([self.without(keep)])[0]
         sizes, removable = self.groups.sizes, self.choice.removable
         return lambda keep: float(sizes[keep & removable].sum())
