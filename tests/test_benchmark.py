@@ -1,6 +1,7 @@
 """benchmark.py: its tables, and that its figures belong together."""
 
 import json
+import sys
 import time
 from pathlib import Path
 
@@ -143,3 +144,35 @@ def test_time_in_turns() -> None:
 )
 def test_blocks_refuse_bad_input(tmp_path: Path, options: list[object], message: str) -> None:
     assert_refused(run("benchmark.py", "blocks", *options, folder=tmp_path), message, tmp_path)
+
+
+@pytest.mark.slow
+def test_export_measures_every_format_there_is(data: Path, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pnnx", None)
+    arguments = [
+        "export",
+        "--weights",
+        trained / "best.pt",
+        "--data",
+        "s.data",
+        "--rounds",
+        2,
+        "--dynamic",
+        "--name",
+        "e",
+    ]
+    done = run("benchmark.py", *arguments, "--max-map-drop", 1, folder=data)
+    assert done.returncode == 0, done.stderr
+    assert "ncnn is left out: " in done.stderr and "expected the package pnnx" in done.stderr
+    folder = data / "runs" / "benchmark" / "e"
+    rows = {row["name"]: row for row in json.loads((folder / "export.json").read_text())["rows"]}
+    kinds = {"PyTorch, plain", "PyTorch", "ONNX Runtime", "OpenVINO", "TorchScript", "OpenCV DNN"}
+    assert set(rows) >= kinds | {"ONNX Runtime, int8", "OpenVINO, int8"} and "ncnn" not in rows
+    for name in kinds - {"OpenVINO"}:  # which takes bfloat16 where it can
+        assert rows[name]["ap50"] == pytest.approx(rows["PyTorch, plain"]["ap50"], abs=2e-3)
+        assert rows[name]["difference"]["score"] < 1e-3
+    for row in rows.values():
+        assert 0 < row["milliseconds"] <= row["p95"] and row["load_seconds"] > 0
+        assert row["images_per_second"] > 0.99 * 1000 / row["milliseconds"]
+        assert row["batch"] == 1 or row["name"] != "OpenCV DNN"
+    assert (folder / "export.png").stat().st_size > 10_000

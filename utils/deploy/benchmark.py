@@ -21,6 +21,7 @@ from utils.runtimes.runtime import Runtime
 WARM_UP = 5  # rounds that are not counted
 BATCHES = (1, 2, 4, 8, 16)
 BATCH_SECONDS = 0.5  # of each batch size, at least
+MARGIN = 0.02  # of AP, around the points of the plot, so that rounding looks like what it is
 
 
 class PlainPyTorch(PyTorch):
@@ -194,7 +195,8 @@ def draw(path: Path, rows: Sequence[Row], title: str) -> None:
             label=f"{row.name}, {row.milliseconds:.1f} ms",
             zorder=3 + index,
         )
-    axes.set(title=title, xlabel="milliseconds an image", ylabel="AP@.5:.95", xscale="log")
-    axes.grid(alpha=0.3, which="both")
+    low, high = min(row.ap for row in rows) - MARGIN, max(row.ap for row in rows) + MARGIN
+    axes.set(title=title, xlabel="milliseconds an image", ylabel="AP@.5:.95", xlim=(0, None), ylim=(low, high))
+    axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
     save_figure(figure, path)

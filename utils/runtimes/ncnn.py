@@ -32,8 +32,10 @@ class Ncnn(Runtime):
     def run(self, images: np.ndarray) -> np.ndarray:
         """One pass of one image."""
         extractor = self.net.create_extractor()
-        picture = planes(images)[0]  # ncnn reads this very memory, so it has to live until the end
-        extractor.input(INPUT, self.ncnn.Mat(picture))
+        picture = planes(images)[0]
+        extractor.input(
+            INPUT, self.ncnn.Mat(picture).clone()
+        )  # ncnn's own memory: it reads past the end of what it gets
         failed, found = extractor.extract(OUTPUT)
         if failed:
             raise InputError(f"ncnn could not compute the network (code {failed})")

@@ -1,0 +1,27 @@
+"""The boxes of a photo, by ONNX Runtime and OpenCV alone: `python examples/onnx_runtime.py best.onnx photo.jpg`.
+
+For a file that export.py wrote with --nms; nothing of this project is imported.
+"""
+
+import json
+import sys
+
+import cv2
+import numpy as np
+import onnxruntime
+
+session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
+known = json.loads(session.get_modelmeta().custom_metadata_map["metadata.json"])
+(width, height), names = known["size"], known["names"]
+image = cv2.imread(sys.argv[2])
+
+ratio = min(width / image.shape[1], height / image.shape[0])
+inside = cv2.resize(image, (round(image.shape[1] * ratio), round(image.shape[0] * ratio)))
+left, top = (width - inside.shape[1]) // 2, (height - inside.shape[0]) // 2
+picture = np.full((height, width, 3), 114, np.uint8)
+picture[top : top + inside.shape[0], left : left + inside.shape[1]] = inside
+planes = picture[None, :, :, ::-1].transpose(0, 3, 1, 2).astype(np.float32) / 255  # BGR -> RGB, (1, 3, H, W)
+
+for _, x1, y1, x2, y2, score, label in session.run(None, {"images": planes})[0]:
+    box = (np.array([x1, y1, x2, y2]) - [left, top, left, top]) / ratio
+    print(f"{names[int(label)]} {score:.3f}", *(f"{side:.1f}" for side in box))
