@@ -33,7 +33,7 @@ class Ncnn(Runtime):
         """One pass of one image."""
         extractor = self.net.create_extractor()
         picture = planes(images)[0]
-        extractor.input(INPUT, self.ncnn.Mat(picture).clone())  # its own memory: it reads a little past the end
+        extractor.input(INPUT, self.ncnn.Mat(picture).clone())  # in ncnn's own memory, which lives as long as it likes
         failed, found = extractor.extract(OUTPUT)
         if failed:
             raise InputError(f"ncnn could not compute the network (code {failed})")
