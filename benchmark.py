@@ -331,7 +331,8 @@ def export_speed(options: ExportBenchmark) -> list[Row]:
         rows = []
         for entry, runtime, start_up, taken in zip(entries, runtimes, seconds, times, strict=True):
             best = best_batch(runtime, picture, float(np.median(taken)))
-            difference = compare_runtimes(subject.reference, runtime, subject.images)
+            images = [image for image in subject.images if runtime.info.dynamic or image.shape == picture.shape]
+            difference = compare_runtimes(subject.reference, runtime, images)
             metrics = subject.average_precision(runtime)
             assert metrics is not None
             rows.append(measured(entry, runtime, start_up, taken, best, difference, metrics))
