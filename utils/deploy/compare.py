@@ -1,4 +1,4 @@
-"""How far two runtimes are apart on the same images: the raw maps before the heads, boxes, scores."""
+"""How far two runtimes are apart on the same images: in boxes and in scores."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
