@@ -209,15 +209,15 @@ def test_what_was_there_is_replaced_when_the_new_one_is_whole(saved: Path, tmp_p
         assert open_exported(path).infer(pictures(1, 96, 96)).shape == (1, 72, 6)
 
 
-def test_test_measures_an_exported_network(data: Path, trained: Path) -> None:
-    done = run("export.py", "--weights", trained / "best.pt", "--data", "s.data", folder=data)
+def test_test_measures_an_exported_network(data: Path, trained: Path, tmp_path: Path) -> None:
+    done = run("export.py", "--weights", trained / "best.pt", "--data", "s.data", "--output", tmp_path, folder=data)
     assert done.returncode == 0, done.stderr
     figures = []
-    for weights in ("best.pt", "best.onnx"):
-        options = ["--weights", trained / weights, "--data", "s.data", "--workers", 0, "--name", weights]
+    for weights in (trained / "best.pt", tmp_path / "best.onnx"):
+        options = ["--weights", weights, "--data", "s.data", "--workers", 0, "--name", weights.name]
         done = run("test.py", *options, folder=data)
         assert done.returncode == 0, done.stderr
-        figures.append(json.loads((data / "runs" / "test" / weights / "metrics.json").read_text()))
+        figures.append(json.loads((data / "runs" / "test" / weights.name / "metrics.json").read_text()))
     assert figures[0]["ap"] == pytest.approx(figures[1]["ap"], abs=1e-3)
     assert figures[0]["images"] == figures[1]["images"] == 8
 

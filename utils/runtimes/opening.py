@@ -61,4 +61,5 @@ def open_exported(path: Path, threads: int | None = None, precision: str | None 
         from utils.runtimes.opencv import OpenCv
 
         return OpenCv(path, threads)
-    raise InputError(f"{path}: expected an exported network, {KINDS}")
+    what = "is a folder, expected a file or" if path.is_dir() else "expected"
+    raise InputError(f"{path}: {what} an exported network, {KINDS}")
