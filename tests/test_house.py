@@ -14,6 +14,7 @@ ALLOWED = {  # which root modules each may import
     "detect": {"models", "ghost"},
     "classify": {"ghost"},
     "hubconf": {"models", "ghost", "detect"},
+    "serve": {"models", "ghost", "detect"},
     "benchmark": {"models", "train", "detect", "prune", "export"},
     "prune": {"models", "train"},
     "export": {"models"},

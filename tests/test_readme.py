@@ -27,6 +27,7 @@ OPTIONS: dict[str, Any] = {
     "benchmark.py": ("benchmark", "Benchmark"),
     "classify.py": ("classify", "Command"),
     "export.py": ("export", "ExportOptions"),
+    "serve.py": ("serve", "ServeOptions"),
     "prune.py": ("prune", "PruneOptions"),
     "train.py": ("train", "TrainOptions"),
     "detect.py": ("detect", "CommandOptions"),

@@ -1,5 +1,6 @@
 """Image files: the pixels as the network takes them, or only the size. Every error names its file."""
 
+import io
 import struct
 from pathlib import Path
 
@@ -56,13 +57,23 @@ def image_size(path: str | Path) -> tuple[int, int]:
 
     Raises `DataError` naming the file when it is missing or its header is no image's.
     """
+    return _size(path, str(path))
+
+
+def content_size(content: bytes, name: str) -> tuple[int, int]:
+    """`image_size`, of the bytes of an image file; `name` is for the error message."""
+    return _size(io.BytesIO(content), name)
+
+
+def _size(file: str | Path | io.BytesIO, name: str) -> tuple[int, int]:
     try:
-        with Image.open(path) as image:
+        with Image.open(file) as image:
             width, height = image.size
             # Pillow already turns a TIFF's size.
-            turned = image.format != "TIFF" and image.getexif().get(EXIF_ORIENTATION, 1) >= 5
+            exif = Image.Image.getexif(image)  # a PNG's own would decode all of it, to look behind the pixels
+            turned = image.format != "TIFF" and exif.get(EXIF_ORIENTATION, 1) >= 5
     except (OSError, ValueError, SyntaxError, struct.error, Image.DecompressionBombError) as error:
-        raise DataError(f"{path}: {_reason(error)}") from None
+        raise DataError(f"{name}: {_reason(error)}") from None
     return (height, width) if turned else (width, height)
 
 
@@ -70,4 +81,6 @@ def _reason(error: Exception) -> str:
     """Why a file could not be read, without repeating its path."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
+    if isinstance(error, Image.DecompressionBombError):
+        return "far more pixels than a photo has"
     return "not an image, or a damaged one"

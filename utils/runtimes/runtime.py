@@ -136,12 +136,12 @@ def with_objectness(found: np.ndarray, batch: int, num_classes: int) -> np.ndarr
     return predictions
 
 
-def need(module: str, what: str) -> Any:
+def need(module: str, what: str, install: str = INSTALL) -> Any:
     """A package that is not everyone's. Raises InputError with the line that installs it."""
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise InputError(f"{what}: expected the package {module} ({error}); {INSTALL}") from None
+        raise InputError(f"{what}: expected the package {module} ({error}); {install}") from None
 
 
 def one_of(files: Sequence[Path], where: Path, what: str) -> Path:

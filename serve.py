@@ -1,0 +1,115 @@
+"""Try a network in the browser, or ask it over HTTP: `python serve.py --weights runs/train/exp/best.pt`."""
+
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from detect import Detector
+from utils.data.datafile import load_data
+from utils.data.labels import load_samples
+from utils.errors import InputError
+from utils.log import say
+from utils.options import run_command
+from utils.runtimes.runtime import need
+
+SAMPLES = 8  # pictures that the page offers
+SHOWN_BY_BROWSERS = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".webp"})
+INSTALL = "pip install -r requirements-serve.txt"
+WAITING = 64  # connections; more are told to come again (status 503)
+
+
+@dataclass(frozen=True)
+class ServeOptions:
+    """Options of serve.py."""
+
+    weights: str
+    """Weights, .weights or .pt, or a network that export.py wrote; a bare name is found in weights/."""
+    cfg: str | None = None
+    """Network, a Darknet .cfg (default: the one inside the .pt)."""
+    names: str | None = None
+    """File with class names, one a line."""
+    data: str | None = None
+    """Data set whose class names are shown and whose validation images are offered as samples (default: the embedded
+    shapes)."""
+    conf: float = 0.25
+    """Least score of a box, where a request names none."""
+    iou: float = 0.45
+    """IoU over which NMS takes two boxes for the same object, where a request names none."""
+    img_size: str | int | None = None
+    """Input size in pixels, N or W,H (default: the cfg's)."""
+    stretch: bool = False
+    """Stretch images to the network's size, as Darknet does by default, instead of letterboxing."""
+    half: bool = False
+    """Compute in bfloat16 or float16, where the device has it natively."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    threads: int | None = None
+    """Threads that compute the network on a CPU (default: one for each core)."""
+    host: str = "127.0.0.1"
+    """Address to listen at; 0.0.0.0 lets other machines in."""
+    port: int = 8000
+    """Port to listen at; 0 takes a free one."""
+    max_megabytes: float = 20
+    """Largest file that is taken."""
+    max_megapixels: float = 50
+    """Largest image that is taken."""
+
+
+def serve(options: ServeOptions) -> None:
+    """Answer until Ctrl-C. Raises InputError for bad input, before anything listens."""
+    uvicorn, *_ = (need(module, "serve.py", INSTALL) for module in ("uvicorn", "fastapi", "python_multipart"))
+    from utils.serving.app import Limits, make_app
+
+    if not min(options.max_megabytes, options.max_megapixels) > 0:
+        raise InputError("--max-megabytes and --max-megapixels: expected more than 0")
+    detector = Detector(
+        options.cfg,
+        options.weights,
+        names=options.names,
+        data=options.data,
+        conf=options.conf,
+        iou=options.iou,
+        img_size=options.img_size,
+        stretch=options.stretch,
+        half=options.half,
+        device=options.device,
+        threads=options.threads,
+    )
+    width, height = detector.predictor.size
+    detector(np.zeros((height, width, 3), np.uint8))  # the first run is slow; nobody waits for it
+    samples = sample_images(options.data or "shapes.data")
+    limits = Limits(options.max_megabytes, options.max_megapixels)
+    with listen(options.host, options.port) as sock:
+        host, port = sock.getsockname()[:2]
+        open_to_all = not host.startswith("127.") and host != "::1"
+        hosts = ["*"] if open_to_all else [host, "localhost", "127.0.0.1", "[::1]"]
+        app = make_app(detector.predictor, Path(options.weights).name, samples, limits, hosts)
+        config = uvicorn.Config(app, log_level="warning", limit_concurrency=WAITING, server_header=False)
+        whom = "for every machine that reaches this one" if open_to_all else "for this machine alone"
+        say(f"open http://{f'[{host}]' if ':' in host else host}:{port} in a browser ({whom}); Ctrl-C ends it")
+        uvicorn.Server(config).run(sockets=[sock])
+
+
+def sample_images(data: str) -> Sequence[Path]:
+    """Validation images that browsers show, spread over all of them. Raises DataError."""
+    spec = load_data(data)
+    samples, _ = load_samples(spec.valid, spec.num_classes, "images")
+    paths = [each.image for each in samples if each.image.suffix.lower() in SHOWN_BY_BROWSERS]
+    return paths[:: -(-len(paths) // SAMPLES) or 1]
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens. Raises InputError for an address that cannot be had."""
+    if not 0 <= port < 65536:
+        raise InputError(f"--port {port}: expected 0 to 65535")
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        raise InputError(f"--host {host} --port {port}: {(error.strerror or str(error)).lower()}") from None
+
+
+if __name__ == "__main__":
+    run_command(serve, ServeOptions, "Try a network in the browser, or ask it over HTTP.")
