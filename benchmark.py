@@ -1,16 +1,17 @@
 """How fast this machine is, and what limits: `python benchmark.py train`, `detect`, `test` or `blocks`.
 
-How good our pruning is beside others': `python benchmark.py pruning`; and which runtime to ship: `... export`.
+How good our pruning is beside others': `python benchmark.py pruning`; which runtime to ship: `... export`; where two
+networks or runtimes first disagree: `... parity`.
 """
 
 import json
-import os
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -19,13 +20,14 @@ import tyro
 from detect import AHEAD, DetectOptions, Job
 from export import ExportOptions, export
 from export import prepare as export_subject
-from models import load_model
+from models import expanded, load_model
 from prune import start, write_pruned
 from train import prepare, train
 from utils.clock import Watch, now
 from utils.data.cache import CacheMode
 from utils.data.datafile import load_data
 from utils.data.labels import load_samples
+from utils.data.sources import open_source
 from utils.deploy.benchmark import (
     ExportBenchmark,
     Row,
@@ -40,24 +42,31 @@ from utils.deploy.benchmark import (
 )
 from utils.deploy.compare import compare_runtimes
 from utils.deploy.formats import KINDS
+from utils.deploy.maps import maps_inside
+from utils.deploy.parity import PICTURES, ParityBenchmark, Side, Stage, compare_stages, finish
 from utils.errors import DataError, InputError
 from utils.evaluation.evaluate import EvaluationSettings, evaluation_loader, predict, to_result
 from utils.evaluation.metrics import ImageResult
 from utils.evaluation.report import make_report
+from utils.evaluation.speed import EvaluationBenchmark
 from utils.files import new_run_folder, write_text
 from utils.inference.pipeline import Behind
 from utils.inference.result import Result
-from utils.inference.speed import StageCosts, median_ms, time_picture
+from utils.inference.speed import StageCosts, median_ms, show_stages, time_picture
 from utils.inference.writer import Outputs, Writer
+from utils.letterbox import letterbox, to_rgb
 from utils.log import counted, progress, say, warn
 from utils.network.block_benchmark import BlocksBenchmark, blocks_speed
 from utils.network.fuse import fuse
-from utils.options import check_at_least, choose_device, run_command, set_threads
+from utils.options import check_at_least, check_thresholds, choose_device, parse_size, run_command, set_threads
 from utils.precision import AmpMode
 from utils.pruning.comparison import Compared, Method, PruningBenchmark, comparison_table, draw_comparison
 from utils.pruning.measuring import standings
 from utils.pruning.options import PruneOptions
 from utils.pruning.reference import reference_choice
+from utils.runtimes.opening import find_exported, open_exported
+from utils.runtimes.pytorch import PyTorch
+from utils.runtimes.runtime import Runtime
 from utils.training.distill import DistillOptions, check_teacher
 from utils.training.distributed import Ranks
 from utils.training.options import TrainOptions
@@ -183,44 +192,8 @@ def detect_speed(options: DetectBenchmark) -> StageCosts:
             together.append((time.perf_counter() - start) * 1000 / (len(files) - 1))
     medians = {name: median_ms(costs) for name, costs in stages.items()}
     costs = StageCosts(medians, statistics.median(together))
-    _show_stages(costs, counted(len(files), "image"), ("read", "preprocess", "nms", "draw", "write"))
+    show_stages(costs, counted(len(files), "image"), ("read", "preprocess", "nms", "draw", "write"))
     return costs
-
-
-def _show_stages(costs: StageCosts, what: str, outside: tuple[str, ...]) -> None:
-    say(f"\n{'stage':12} {'ms':>8} {'CPU ms':>8}")
-    for name, (wall, cpu) in costs.stages.items():
-        say(f"{name:12} {wall:8.2f} {cpu:8.2f}")
-    beside = sum(costs.stages[name][0] for name in outside)
-    name, (wall, _) = max(costs.stages.items(), key=lambda item: item[1][0])
-    limit = f"the slowest stage, {name}" if wall >= costs.bound else f"the CPU time of all, on {os.cpu_count()} cores"
-    say(
-        f"an image, medians over {what} a round: {beside:.1f} ms beside the network; all overlapping "
-        f"{costs.together:.1f} ms,\n{costs.together / costs.bound:.2f} times the least possible, which {limit} sets: "
-        f"{costs.bound:.1f} ms"
-    )
-
-
-@dataclass(frozen=True)
-class EvaluationBenchmark:
-    """Time the stages of test.py for an image, and its evaluator."""
-
-    weights: str
-    """Weights, .weights or .pt; a bare name is found in weights/."""
-    cfg: str | None = None
-    """Network (default: the one inside the .pt)."""
-    data: str = "shapes.data"
-    """Data set whose validation images are taken."""
-    batch_size: int = 16
-    """Images per step."""
-    conf: float = 0.001
-    """Confidence over which every (box, class) pair counts."""
-    max_nms: int | None = None
-    """Candidates of each class that enter NMS, the best (default: all)."""
-    device: str = "auto"
-    """auto, cpu, cuda or cuda:N."""
-    rounds: int = 3
-    """Rounds over all images; medians are shown."""
 
 
 def evaluation_speed(options: EvaluationBenchmark) -> dict[str, float]:
@@ -348,6 +321,40 @@ def export_speed(options: ExportBenchmark) -> list[Row]:
     return rows
 
 
+def parity(options: ParityBenchmark) -> list[Stage]:
+    """Compare two networks stage by stage; a table, parity.json and parity.png; exit code 1 where they differ."""
+    check_thresholds(options.conf, options.iou)
+    darknet = ".cfg" in {Path(options.a).suffix, Path(options.b).suffix}
+    a, b = (open_side(*side, darknet) for side in ((options.a, options.a_cfg), (options.b, options.b_cfg)))
+    size = parse_size(options.img_size) or a.runtime.info.size
+    for side in (a, b):
+        try:
+            side.runtime.info.check_size(*size)
+        except InputError as error:
+            raise InputError(f"{side.name}: {error}") from None
+    frames = list(open_source(options.source).frames())
+    frames = frames[:: -(-len(frames) // PICTURES)]
+    images = [to_rgb(letterbox(frame.image, *size)[0]) for frame in frames]
+    stages = compare_stages(a, b, images, options.conf, options.iou)
+    folder = new_run_folder("runs/benchmark", options.name)
+    finish(folder, a, b, stages, counted(len(images), "picture"))
+    if not all(stage.agrees for stage in stages):
+        raise SystemExit(1)
+    return stages
+
+
+def open_side(weights: str, cfg: str | None, darknet: bool) -> Side:
+    """A network as --a and --b name it; with `darknet` PyTorch's has its ghost blocks written out, as OpenCV's has."""
+    exported = find_exported(weights)
+    runtime: Runtime
+    if exported is None:
+        model = load_model(cfg, weights)
+        runtime = PyTorch(expanded(model) if darknet else model)
+    else:
+        runtime = open_exported(exported)
+    return Side(runtime, maps_inside(runtime, exported), weights)
+
+
 def choose(pruning: Pruning, method: Method, goal: str) -> tuple[Pruning, np.ndarray]:
     """The pruning by this method, and what stays, (groups,) bool. Raises InputError where it cannot reach the goal."""
     if method == "torch-pruning" or method == "torch-pruning-gamma":
@@ -367,30 +374,24 @@ Benchmark = (
     | Annotated[BlocksBenchmark, tyro.conf.subcommand("blocks", description="Time ghost blocks.")]
     | Annotated[PruningBenchmark, tyro.conf.subcommand("pruning", description="Compare ways to prune.")]
     | Annotated[ExportBenchmark, tyro.conf.subcommand("export", description="Compare runtimes.")]
+    | Annotated[ParityBenchmark, tyro.conf.subcommand("parity", description="Find where two networks first disagree.")]
 )
 
 
-def main(
-    options: TrainBenchmark
-    | DetectBenchmark
-    | EvaluationBenchmark
-    | BlocksBenchmark
-    | PruningBenchmark
-    | ExportBenchmark,
-) -> None:
+ACTIONS: dict[type, Callable[[Any], object]] = {
+    TrainBenchmark: train_speed,
+    DetectBenchmark: detect_speed,
+    EvaluationBenchmark: evaluation_speed,
+    BlocksBenchmark: blocks_speed,
+    PruningBenchmark: pruning_quality,
+    ExportBenchmark: export_speed,
+    ParityBenchmark: parity,
+}
+
+
+def main(options: object) -> None:
     """Measure what was asked for."""
-    if isinstance(options, TrainBenchmark):
-        train_speed(options)
-    elif isinstance(options, DetectBenchmark):
-        detect_speed(options)
-    elif isinstance(options, EvaluationBenchmark):
-        evaluation_speed(options)
-    elif isinstance(options, BlocksBenchmark):
-        blocks_speed(options)
-    elif isinstance(options, ExportBenchmark):
-        export_speed(options)
-    else:
-        pruning_quality(options)
+    ACTIONS[type(options)](options)
 
 
 if __name__ == "__main__":

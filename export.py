@@ -14,8 +14,9 @@ from models import expanded, folded, load_model
 from utils.data.datafile import DataSpec, load_data
 from utils.data.dataset import letterboxed
 from utils.data.labels import Sample, load_samples
-from utils.deploy.compare import Difference, compare_runtimes
+from utils.deploy.compare import UNFOLDED, Difference, compare_maps, compare_runtimes
 from utils.deploy.formats import KINDS, Format, check_formats, move_into, parse_formats, remove
+from utils.deploy.maps import head_names, maps_inside
 from utils.deploy.network import Calibration, Job
 from utils.deploy.quantize import CALIBRATED, layer_errors, loosen
 from utils.errors import DataError, InputError
@@ -178,15 +179,18 @@ def write(options: ExportOptions, subject: Subject, name: Format, folder: Path, 
 
 def write_once(options: ExportOptions, subject: Subject, name: Format, path: Path) -> Exported:
     """Write, load, compare. Raises InputError where it differs by more than rounding."""
-    job = subject.job
+    job, reference = subject.job, subject.reference
     if name == "darknet":
         form = expanded(job.model)
-        job = replace(job, model=folded(form) if options.fold_bn else form)
+        job, reference = replace(job, model=folded(form) if options.fold_bn else form), PyTorch(form)
     KINDS[name].write(job, path)
     runtime = open_exported(path, precision="float32" if name == "openvino" else None)
     difference = compare_runtimes(subject.reference, runtime, subject.images)
-    unfolded = name == "darknet" and not options.fold_bn
-    if not difference.within("normalised by OpenCV" if unfolded else job.info.precision):
+    if not options.int8:
+        maps = compare_maps(maps_inside(reference), maps_inside(runtime, path), subject.images)
+        heads = [maps[key] for key in head_names(reference) if key in maps]
+        difference = replace(difference, heads=max(heads, default=None))
+    if not difference.within(UNFOLDED if name == "darknet" and not options.fold_bn else job.info.precision):
         raise InputError(
             f"--format {name}: {runtime.kind} differs from PyTorch by more than rounding ({difference.words()}); "
             "nothing was written"

@@ -82,6 +82,9 @@ def test_every_format_computes_the_same(
         limit = 5e-3 if each.format == "darknet" else 1e-4  # OpenCV's eps is another one
         assert largest_relative(runtime.infer(images), expected) < limit, each.format
         assert runtime.info.names == tuple(model.names) and runtime.info.size == (96, 96)
+        assert each.difference.heads is not None and each.difference.heads < (
+            5e-3 if each.format == "darknet" else 1e-4
+        )
     assert not list((tmp_path / "out").glob(".*"))
 
 
@@ -266,7 +269,7 @@ def test_a_missing_package_is_named(
         ("x.onnx", "cannot be loaded by ONNX Runtime"),
         ("x.torchscript", "expected a TorchScript file"),
         ("x.cfg", "expected x.weights beside it"),
-        ("folder", "expected an exported network"),
+        ("folder", "is a folder, expected a file or an exported network"),
         ("x_openvino/model.xml", "expected metadata.json in it"),
         ("x_ncnn/model.ncnn.param", "expected metadata.json in it"),
     ],

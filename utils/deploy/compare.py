@@ -1,16 +1,18 @@
-"""How far two runtimes are apart on the same images: in boxes and in scores."""
+"""How far two runtimes are apart on the same images: in the maps inside, in boxes and in scores."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from utils.deploy.maps import Maps
 from utils.inference.postprocess import detections
 from utils.runtimes.runtime import Runtime
 
 VISIBLE = 0.001  # boxes of lower scores are nothing to anyone; AP begins here
-LIMITS = {"float32": (0.1, 0.001), "float16": (8.0, 0.05), "normalised by OpenCV": (2.0, 0.01)}
-"""Pixels of the input and score that an export may be off, by the precision of its weights.
+UNFOLDED = "normalised by OpenCV"
+LIMITS = {"float32": (0.1, 0.001, 1e-4), "float16": (8.0, 0.05, 0.05), UNFOLDED: (2.0, 0.01, 0.05)}
+"""Pixels of the input, score, and share of a map's maximum that an export may be off, by the precision of its weights.
 
 OpenCV adds 1e-6 to variances where Darknet adds 1e-5, so that unfolded batch normalisation differs by a little.
 """
@@ -24,23 +26,48 @@ class Difference:
     """Of a box's centre, width or height, of those whose score is at least VISIBLE in one of the two."""
     score: float
     """Of objectness times class probability."""
+    heads: float | None = None
+    """Of the maps that enter [yolo], as shares of their maximum; None where the runtime does not show them."""
 
     def words(self) -> str:
         """For people."""
-        return f"boxes {self.pixels:.2g} px, scores {self.score:.2g}"
+        heads = "" if self.heads is None else f"heads {self.heads:.2g} of their maximum, "
+        return f"{heads}boxes {self.pixels:.2g} px, scores {self.score:.2g}"
 
     def within(self, precision: str) -> bool:
         """Whether that is what rounding makes; of int8 its AP is what counts."""
         if precision not in LIMITS:
             return True
-        pixels, score = LIMITS[precision]
-        return self.pixels <= pixels and self.score <= score  # NaN is not
+        found = self.pixels, self.score, self.heads or 0.0
+        return all(value <= limit for value, limit in zip(found, LIMITS[precision], strict=True))  # NaN is not
 
 
 def compare_runtimes(reference: Runtime, other: Runtime, images: Sequence[np.ndarray]) -> Difference:
     """Over images (H, W, 3) RGB uint8 of the input's size; where one has NMS inside, of what NMS leaves."""
     found = [_compare(reference.infer(image[None]), other.infer(image[None]), other) for image in images]
     return Difference(*(float(np.max(column)) for column in zip(*found, strict=True)))
+
+
+def compare_maps(
+    reference: Callable[[np.ndarray], Maps], other: Callable[[np.ndarray], Maps], images: Sequence[np.ndarray]
+) -> dict[str, float]:
+    """The greatest difference of each map that both show, as a share of the greatest value in it.
+
+    Infinite where the shapes are not the same.
+    """
+    worst: dict[str, float] = {}
+    for image in images:
+        own, its = reference(image), other(image)
+        for name in (name for name in own if name in its):
+            worst[name] = max(worst.get(name, 0.0), relative_difference(own[name], its[name]))
+    return worst
+
+
+def relative_difference(own: np.ndarray, its: np.ndarray) -> float:
+    """The greatest difference, as a share of the greatest value of `own`."""
+    if own.shape != its.shape:
+        return float("inf")
+    return float(np.abs(own - its).max() / max(float(np.abs(own).max()), 1e-30))
 
 
 def _compare(ours: np.ndarray, theirs: np.ndarray, other: Runtime) -> tuple[float, float]:

@@ -41,9 +41,10 @@ def write_openvino(job: Job, folder: Path) -> None:
 
 
 def traced(job: Job) -> torch.jit.ScriptModule:
-    """The network as TorchScript."""
+    """The network as TorchScript; beside `forward` it has `heads`, to compare with."""
+    inputs = {"forward": job.example(), "heads": job.example()}
     with quiet(), torch.no_grad():
-        module: torch.jit.ScriptModule = torch.jit.trace(job.module(), job.example())
+        module: torch.jit.ScriptModule = torch.jit.trace_module(job.module(), inputs)
     return module
 
 
@@ -51,7 +52,7 @@ def write_torchscript(job: Job, file: Path) -> None:
     """x.torchscript, with the metadata inside."""
     module = traced(job)
     with quiet():
-        torch.jit.save(torch.jit.freeze(module), str(file), _extra_files={METADATA: job.info.to_json()})
+        torch.jit.save(torch.jit.freeze(module, ["heads"]), str(file), _extra_files={METADATA: job.info.to_json()})
 
 
 def write_ncnn(job: Job, folder: Path) -> None:

@@ -31,10 +31,14 @@ class Exportable(nn.Module):
             for layer in self.network.yolo_layers:
                 layer.float()  # anchors, too, are decoding
 
+    def heads(self, images: Tensor) -> list[Tensor]:
+        """The maps that enter decoding, (B, A*(5+C), H, W) each."""
+        found: list[Tensor] = self.network.heads(images.half() if self.half_inside else images)
+        return found
+
     def forward(self, images: Tensor) -> Tensor:
         """The predictions."""
-        heads = self.network.heads(images.half() if self.half_inside else images)
-        layers = zip(self.network.yolo_layers, heads, self.strides, strict=True)
+        layers = zip(self.network.yolo_layers, self.heads(images), self.strides, strict=True)
         return torch.cat([layer.decode_map(head.float(), stride) for layer, head, stride in layers], dim=1)
 
 

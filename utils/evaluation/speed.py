@@ -23,6 +23,28 @@ WARM_UP = 5  # runs that are not timed
 
 
 @dataclass(frozen=True)
+class EvaluationBenchmark:
+    """Time the stages of test.py for an image, and its evaluator."""
+
+    weights: str
+    """Weights, .weights or .pt; a bare name is found in weights/."""
+    cfg: str | None = None
+    """Network (default: the one inside the .pt)."""
+    data: str = "shapes.data"
+    """Data set whose validation images are taken."""
+    batch_size: int = 16
+    """Images per step."""
+    conf: float = 0.001
+    """Confidence over which every (box, class) pair counts."""
+    max_nms: int | None = None
+    """Candidates of each class that enter NMS, the best (default: all)."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    rounds: int = 3
+    """Rounds over all images; medians are shown."""
+
+
+@dataclass(frozen=True)
 class Speed:
     """Medians over images, one at a time, in milliseconds: resize, network with decoding, threshold and NMS."""
 

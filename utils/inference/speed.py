@@ -10,6 +10,7 @@ from utils.clock import Watch
 from utils.data.frames import read_frames
 from utils.inference.predictor import Predictor
 from utils.inference.writer import Outputs, Writer
+from utils.log import say
 
 
 @dataclass(frozen=True)
@@ -47,3 +48,18 @@ def median_ms(costs: list[tuple[float, float]]) -> tuple[float, float]:
     """Seconds by the wall and of the cores -> the medians of both, in milliseconds."""
     wall, cpu = np.median(np.array(costs), axis=0) * 1000
     return float(wall), float(cpu)
+
+
+def show_stages(costs: StageCosts, what: str, outside: tuple[str, ...]) -> None:
+    """Print them for `what` was timed; `outside` are the stages beside the network."""
+    say(f"\n{'stage':12} {'ms':>8} {'CPU ms':>8}")
+    for name, (wall, cpu) in costs.stages.items():
+        say(f"{name:12} {wall:8.2f} {cpu:8.2f}")
+    beside = sum(costs.stages[name][0] for name in outside)
+    name, (wall, _) = max(costs.stages.items(), key=lambda item: item[1][0])
+    limit = f"the slowest stage, {name}" if wall >= costs.bound else f"the CPU time of all, on {os.cpu_count()} cores"
+    say(
+        f"an image, medians over {what} a round: {beside:.1f} ms beside the network; all overlapping "
+        f"{costs.together:.1f} ms,\n{costs.together / costs.bound:.2f} times the least possible, which {limit} sets: "
+        f"{costs.bound:.1f} ms"
+    )

@@ -1,0 +1,149 @@
+"""The maps inside a network, in each runtime: what its layers make, to see where two of them part."""
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from utils.network.yolo import YOLOLayer
+from utils.runtimes.ncnn import INPUT, Ncnn
+from utils.runtimes.onnx import OnnxRuntime
+from utils.runtimes.opencv import OpenCv
+from utils.runtimes.openvino import OpenVino
+from utils.runtimes.pytorch import PyTorch
+from utils.runtimes.runtime import Runtime, need, planes
+from utils.runtimes.torchscript import TorchScript
+
+Maps = Mapping[str, np.ndarray]
+"""`layer_N`: what layer N of the cfg makes; `head_K`: what enters the Kth [yolo]. (1, C, H, W) each."""
+_LAYER = re.compile(r"layer_\d+")
+ACTIVATIONS = frozenset(
+    {"leaky", "relu", "relu6", "logistic", "mish", "swish", "tanh"}
+)  # as OpenCV's layers are called
+
+
+def maps_inside(runtime: Runtime, path: Path | None = None) -> Callable[[np.ndarray], Maps]:
+    """What gives, for a picture (H, W, 3) RGB uint8, the maps that this runtime shows.
+
+    PyTorch shows layers and heads; ONNX Runtime, OpenVINO and OpenCV layers (OpenCV those of its own cfg);
+    TorchScript and ncnn heads. `path` is the exported file or folder.
+    """
+    if isinstance(runtime, PyTorch):
+        return lambda picture: _pytorch(runtime, picture)
+    assert path is not None
+    if isinstance(runtime, OnnxRuntime):
+        return _onnx(path)
+    if isinstance(runtime, OpenVino):
+        return _openvino(runtime, path)
+    if isinstance(runtime, OpenCv):
+        return _opencv(path)
+    if isinstance(runtime, TorchScript):
+        return lambda picture: _torchscript(runtime, picture)
+    assert isinstance(runtime, Ncnn)
+    return _ncnn(runtime, path)
+
+
+def head_names(runtime: PyTorch) -> list[str]:
+    """What the maps that enter the [yolo] layers are called: as layers, and as heads."""
+    sources = [head.sources[0] for head in runtime.model.graph.heads()]
+    return [*(f"layer_{index}" for index in sources), *(f"head_{index}" for index in range(len(sources)))]
+
+
+def _pytorch(runtime: PyTorch, picture: np.ndarray) -> Maps:
+    found: dict[str, np.ndarray] = {}
+    hooks = []
+
+    def watch(index: int, block: nn.Module) -> None:
+        def keep(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            if isinstance(block, YOLOLayer):
+                found[f"head_{runtime.model.yolo_layers.index(block)}"] = inputs[0].float().cpu().numpy()
+            else:
+                found[f"layer_{index}"] = output.float().cpu().numpy()
+
+        hooks.append(block.register_forward_hook(keep))
+
+    for index, block in enumerate(runtime.model.blocks):
+        watch(index, block)
+    try:
+        runtime.infer(picture[None])
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found
+
+
+def _onnx(file: Path) -> Callable[[np.ndarray], Maps]:
+    onnx, ort = need("onnx", f"{file}"), need("onnxruntime", f"{file}")
+    model = onnx.load(str(file))
+    made = [name for node in model.graph.node for name in node.output if _LAYER.fullmatch(name)]
+    del model.graph.output[:]
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in made)
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+    def run(picture: np.ndarray) -> Maps:
+        values = session.run(made, {"images": planes(picture[None])})
+        return {name: value.astype(np.float32) for name, value in zip(made, values, strict=True)}
+
+    return run
+
+
+def _openvino(runtime: OpenVino, folder: Path) -> Callable[[np.ndarray], Maps]:
+    ov = need("openvino", f"{folder}")
+    core = ov.Core()
+    model = core.read_model(str(next(folder.glob("*.xml"))))
+    made = {name for op in model.get_ops() for output in op.outputs() for name in output.get_names()}
+    layers = sorted(name for name in made if _LAYER.fullmatch(name))
+    model.add_outputs(layers)
+    hint = runtime.compiled.get_property("INFERENCE_PRECISION_HINT")
+    compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": hint})
+
+    def run(picture: np.ndarray) -> Maps:
+        values = compiled(planes(picture[None]))
+        return {name: np.array(values[name], np.float32) for name in layers}
+
+    return run
+
+
+def _opencv(cfg: Path) -> Callable[[np.ndarray], Maps]:
+    net = OpenCv(cfg).net
+    net.enableFusion(False)  # it would work in place, over maps that are asked for
+    last: dict[int, str] = {}
+    for name in net.getLayerNames():  # conv_7, bn_7 and leaky_8 are of layer 7, in this order
+        kind, index = name.rsplit("_", 1)
+        last[int(index) - (kind in ACTIVATIONS)] = name
+    layers = {index: name for index, name in last.items() if not name.startswith("yolo_")}
+
+    def run(picture: np.ndarray) -> Maps:
+        net.setInput(planes(picture[None]))
+        return {f"layer_{index}": np.array(net.forward(name)) for index, name in layers.items()}
+
+    return run
+
+
+def _torchscript(runtime: TorchScript, picture: np.ndarray) -> Maps:
+    with torch.inference_mode():
+        heads = runtime.module.heads(torch.from_numpy(planes(picture[None])))
+    return {f"head_{index}": head.float().numpy() for index, head in enumerate(heads)}
+
+
+def _ncnn(runtime: Ncnn, folder: Path) -> Callable[[np.ndarray], Maps]:
+    shapes = [f"1={5 + len(runtime.info.names)} 2={len(anchors)}" for anchors in runtime.info.anchors]
+    blobs = []  # decoding begins with a reshape of the head to (anchors, 5 + classes, cells)
+    for line in next(folder.glob("*.param")).read_text(encoding="utf-8").splitlines():
+        words = line.split()
+        if words[0] == "Reshape" and " ".join(words[-2:]) in shapes:
+            blobs.append(words[4])
+
+    def run(picture: np.ndarray) -> Maps:
+        extractor: Any = runtime.net.create_extractor()
+        values = planes(picture[None])[0]  # ncnn does not hold on to it
+        extractor.input(INPUT, runtime.ncnn.Mat(values).clone())
+        return {f"head_{index}": np.array(extractor.extract(blob)[1])[None] for index, blob in enumerate(blobs)}
+
+    return run

@@ -1,0 +1,164 @@
+"""Where two networks, or one in two runtimes, first disagree: input, layers, decoding, NMS, each with its numbers."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from utils.deploy.compare import LIMITS, compare_maps, compare_runtimes
+from utils.deploy.maps import Maps
+from utils.evaluation.matching import overlaps
+from utils.figure import new_figure, save_figure
+from utils.files import write_text
+from utils.inference.postprocess import detections
+from utils.log import say
+from utils.runtimes.runtime import Runtime
+
+PICTURES = 8  # of the source that are compared, spread over all of it
+LOOSE = {"bfloat16": (16.0, 0.1, 0.1), "int8": (32.0, 0.2, 0.3)}
+"""What computing in fewer bits makes, in pixels, score, and shares of a map's maximum; by trial on trained networks."""
+
+
+@dataclass(frozen=True)
+class ParityBenchmark:
+    """Say where two networks, or one in two runtimes, first disagree."""
+
+    a: str
+    """Weights, .pt or .weights, or an exported network; a bare name is found in weights/."""
+    b: str
+    """The other one."""
+    source: str
+    """Images to compare on, a folder, file or glob pattern (in quotes); up to eight are taken."""
+    a_cfg: str | None = None
+    """Network of --a (default: the one inside the .pt)."""
+    b_cfg: str | None = None
+    """Network of --b (default: the one inside the .pt)."""
+    img_size: str | int | None = None
+    """Input size in pixels, N or W,H (default: that of --a)."""
+    conf: float = 0.25
+    """Least score of a box that NMS keeps."""
+    iou: float = 0.45
+    """IoU over which NMS takes two boxes for the same object."""
+    name: str = "exp"
+    """Results go to runs/benchmark/NAME (NAME-2 ... where it exists)."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One comparison."""
+
+    name: str
+    words: str
+    """What was found."""
+    agrees: bool
+    share: float | None = None
+    """Of a layer: its difference as a share of its maximum."""
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the two."""
+
+    runtime: Runtime
+    maps: Callable[[np.ndarray], Maps]
+    name: str
+    """As it was given."""
+
+
+def limits(a: Runtime, b: Runtime) -> tuple[float, float, float]:
+    """Pixels, score and share of a map's maximum that rounding explains, by what the two compute in."""
+    known = {**LIMITS, **LOOSE}
+    kinds = [each.precision.split(" and ") for each in (a, b)]
+    return max(known.get(kind, LIMITS["float32"]) for pair in kinds for kind in pair)
+
+
+def compare_stages(a: Side, b: Side, images: Sequence[np.ndarray], conf: float, iou: float) -> list[Stage]:
+    """In the order in which a picture passes them; `images` (H, W, 3) RGB uint8 of the input's size."""
+    pixels, score, share = limits(a.runtime, b.runtime)
+    one, two = a.runtime.info, b.runtime.info
+    stages = [Stage("input", f"{images[0].shape[1]}x{images[0].shape[0]}, letterboxed, RGB in 0..1, by both", True)]
+    for what in ("names", "anchors"):
+        alike = getattr(one, what) == getattr(two, what)
+        stages.append(Stage(what, "the same" if alike else f"not the same {what}", alike))
+    found = compare_maps(a.maps, b.maps, images)
+    for name in sorted(found, key=lambda name: (name.startswith("head"), int(name.rpartition("_")[2]))):
+        words = f"{found[name]:.2g} of its maximum" if np.isfinite(found[name]) else "other shapes"
+        stages.append(Stage(name.replace("_", " "), words, found[name] <= share, found[name]))
+    if len(one.names) != len(two.names):
+        return stages
+    if one.nms is None and two.nms is None:
+        counts = [each.runtime.infer(images[0][None]).shape[1] for each in (a, b)]
+        if counts[0] == counts[1]:
+            apart = compare_runtimes(a.runtime, b.runtime, images)
+            stages.append(Stage("decoding", apart.words(), apart.pixels <= pixels and apart.score <= score))
+        else:
+            stages.append(Stage("decoding", f"{counts[0]} and {counts[1]} predictions", False))
+    inside = next((each for each in (two.nms, one.nms) if each is not None), (conf, iou))
+    stages.append(compare_boxes(a.runtime, b.runtime, images, (max(conf, inside[0]), min(iou, inside[1])), score))
+    return stages
+
+
+def compare_boxes(
+    a: Runtime, b: Runtime, images: Sequence[np.ndarray], thresholds: tuple[float, float], score: float
+) -> Stage:
+    """What NMS leaves: how many of one have their like in the other, of the same class with IoU 0.5 or more.
+
+    Boxes whose score is within `score` of the threshold may be missing.
+    """
+    totals, missing = [0, 0], 0
+    for image in images:
+        rows = [detections(each.infer(image[None]), *thresholds)[0] for each in (a, b)]
+        for place, (own, its) in enumerate((rows, rows[::-1])):
+            totals[place] += len(own)
+            sure = own[own[:, 4] > thresholds[0] + score]
+            missing += int((~has_like(sure, its)).sum())
+    words = (
+        f"{totals[0]} boxes and {totals[1]}, {missing or 'none'} without their like (score at least {thresholds[0]:g})"
+    )
+    return Stage("NMS", words, missing == 0)
+
+
+def has_like(own: np.ndarray, its: np.ndarray) -> np.ndarray:
+    """(n, 6) and (m, 6) rows x1, y1, x2, y2, score, class -> (n,) bool: the other has one like it."""
+    iou = overlaps(own[:, :4], its[:, :4], np.zeros(len(its), bool))
+    alike: np.ndarray = ((iou >= 0.5) & (own[:, None, 5] == its[None, :, 5])).any(axis=1)
+    return alike
+
+
+def table(stages: Sequence[Stage]) -> str:
+    """A line a stage; of layers that agree only the last before and the greatest."""
+    layers = [stage for stage in stages if stage.share is not None]
+    shown = [stage for stage in layers if not stage.agrees][:5]
+    agreeing = [stage for stage in layers if stage.agrees]
+    if agreeing:
+        shown.append(max(agreeing, key=lambda stage: stage.share or 0))
+    lines = [f"{stage.name:10} {'agrees ' if stage.agrees else 'DIFFERS'} {stage.words}" for stage in stages
+             if stage.share is None or stage in shown]  # fmt: skip
+    hidden = len(layers) - len([stage for stage in layers if stage in shown])
+    return "\n".join(lines) + (f"\n({hidden} more layers are in parity.json)" if hidden else "")
+
+
+def verdict(stages: Sequence[Stage]) -> str:
+    """The first stage that differs, or that none does."""
+    first = next((stage for stage in stages if not stage.agrees), None)
+    return "they agree" if first is None else f"they first differ at {first.name}: {first.words}"
+
+
+def finish(folder: Path, a: Side, b: Side, stages: Sequence[Stage], on: str) -> None:
+    """Print the table and the verdict; write parity.json, and parity.png with the difference of each layer."""
+    written = {"a": a.name, "b": b.name, "verdict": verdict(stages), "stages": [asdict(stage) for stage in stages]}
+    write_text(folder / "parity.json", json.dumps(written, indent=2) + "\n")
+    layers = [stage for stage in stages if stage.share is not None]
+    figure, axes = new_figure((max(6.0, 0.1 * len(layers) + 3), 4.5), 1, 1)
+    heights = [min(max(stage.share or 0.0, 1e-8), 10.0) for stage in layers]
+    axes.bar(range(len(layers)), heights, color=["tab:blue" if stage.agrees else "tab:red" for stage in layers])
+    axes.axhline(limits(a.runtime, b.runtime)[2], color="black", linestyle="--", linewidth=1)
+    title = f"{Path(a.name).name} and {Path(b.name).name}: {verdict(stages)}"
+    axes.set(yscale="log", ylabel="greatest difference / greatest value", title=title)
+    step = max(1, len(layers) // 24)
+    axes.set_xticks(range(0, len(layers), step), [stage.name for stage in layers[::step]], rotation=90)
+    save_figure(figure, folder / "parity.png")
+    say(table(stages))
+    say(f"{verdict(stages)}; on {on}; in {folder}: parity.json, parity.png")
