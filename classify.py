@@ -12,26 +12,34 @@ from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import torch
 import tyro
 
 from ghost import GhostNet, net_of
 from utils.data.classes import ClassData, listed, load_classes
-from utils.data.classification import ClassTrainingSet, normalize, square, to_planes
+from utils.data.classification import ClassTrainingSet, square, to_planes
 from utils.data.sampler import StepSampler
 from utils.data.sources import open_source
 from utils.errors import DataError, InputError, WeightsError
 from utils.evaluation.class_plots import draw_class_confusion, draw_least_sure
-from utils.evaluation.classification import TOP, ClassifierMetrics, classify, measure_classes
+from utils.evaluation.classification import (
+    TOP,
+    ClassifierMetrics,
+    Classifying,
+    classify,
+    measure_classes,
+    probabilities_by,
+)
 from utils.files import find_file, new_run_folder, whole_file, write_text
 from utils.log import counted, say
 from utils.network.backbone import CLASSIFIER, read_state
-from utils.network.fuse import fuse
 from utils.network.ghosts import Variant, classifier_cfg, parse_classifier
 from utils.network.summary import trace
 from utils.network.weights import Checkpoint, is_own, load_tensors, read_checkpoint, read_content, save_checkpoint
 from utils.options import check_loading, choose_device, run_command
 from utils.precision import choose_precision, precision_words
+from utils.runtimes.opening import find_exported, open_for_command
 from utils.training.checkpoint import data_fingerprint, find_run, reopen, resumed_options
 from utils.training.classification import ClassLoss, ClassRun, ClassSettings, mixing
 from utils.training.classify_options import ClassTrainOptions, check_class_options
@@ -90,6 +98,17 @@ def load_classifier(weights: str | Path) -> Classifier:
     model = Classifier(names, network.width_mult, network.variant, PUBLISHED_SIZE)
     model.load_state_dict(network.state_dict())
     return model.eval()
+
+
+def open_classifier(weights: str, device: str) -> tuple[Classifying, tuple[str, ...], int]:
+    """A classifier, one that export.py wrote in its runtime; its class names and input side. Raises InputError."""
+    exported = find_exported(weights)
+    if exported is None:
+        model = load_classifier(weights)
+        model.to(choose_device(device), memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return model, tuple(model.names), model.img_size
+    runtime = open_for_command(exported, device, None, {}, "classify")
+    return runtime, runtime.info.names, runtime.info.size[0]
 
 
 # ---- Training ------------------------------------------------------------------------------------------------------
@@ -220,7 +239,7 @@ class ClassValOptions:
     """Measure a classifier."""
 
     weights: str
-    """A .pt by classify.py, or a published GhostNet."""
+    """A .pt by classify.py, what export.py made of one, or a published GhostNet."""
     data: str
     """A folder with train/CLASS/ and valid/CLASS/, or CLASS/ alone, or a CSV file; shapes: the embedded shapes."""
     seed: int = 0
@@ -242,24 +261,22 @@ def validate(options: ClassValOptions) -> ClassifierMetrics:
     check_loading(options.batch_size, options.workers)
     if options.part not in ("train", "valid", "test"):
         raise InputError(f"--part {options.part}: expected train, valid or test")
-    device = choose_device(options.device)
-    model = load_classifier(options.weights)
-    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    data = load_classes(options.data, options.seed, model.names)
+    model, names, size = open_classifier(options.weights, options.device)
+    data = load_classes(options.data, options.seed, names)
     samples = getattr(data, options.part)
     if not samples:
         raise DataError(f"{options.data}: expected {options.part} images, got none")
     if data.chosen:
         say(f"{options.data} has no validation part: a fifth is held out by --seed {options.seed}, as in a training")
     folder = new_run_folder("runs/classify-val", options.name)
-    loader = ClassSettings(model.img_size, options.batch_size, options.workers, None).loader(samples)
-    predictions = classify(model, model.num_classes, loader, None, "classifying")
-    metrics = measure_classes(predictions, model.names)
+    loader = ClassSettings(size, options.batch_size, options.workers, None).loader(samples)
+    predictions = classify(model, len(names), loader, None, "classifying")
+    metrics = measure_classes(predictions, names)
     if not metrics.images:
         raise DataError(f"{options.data}: none of {counted(len(samples), 'image')} can be read")
     write_text(folder / "metrics.json", json.dumps({"options": asdict(options), **asdict(metrics)}, indent=2) + "\n")
-    draw_class_confusion(folder / "confusion.png", predictions, model.names)
-    draw_least_sure(folder / "predictions.jpg", predictions, loader.dataset, model.names)  # type: ignore[arg-type]
+    draw_class_confusion(folder / "confusion.png", predictions, names)
+    draw_least_sure(folder / "predictions.jpg", predictions, loader.dataset, names)  # type: ignore[arg-type]
     say(metrics.table())
     say(f"{counted(metrics.images, 'image')}: {metrics}, cross-entropy {metrics.loss:.3f}; results in {folder}")
     return metrics
@@ -270,7 +287,7 @@ class PredictOptions:
     """Say what images show."""
 
     weights: str
-    """A .pt by classify.py, or a published GhostNet."""
+    """A .pt by classify.py, what export.py made of one, or a published GhostNet."""
     source: str
     """An image, a folder, a pattern, a list, a video, a URL: whatever detect.py takes."""
     device: str = "auto"
@@ -284,19 +301,15 @@ def predict(options: PredictOptions) -> Iterator[tuple[str, list[tuple[str, floa
 
     Raises InputError for weights or a source that cannot be used.
     """
-    device = choose_device(options.device)
-    model = load_classifier(options.weights).to(device)
+    model, names, size = open_classifier(options.weights, options.device)
     frames = open_source(options.source).frames()
-    network = fuse(model)
+    compute = probabilities_by(model)
 
     def results() -> Iterator[tuple[str, list[tuple[str, float]]]]:
         for frame in frames:
-            with torch.inference_mode():
-                images = normalize(square(to_planes(frame.image), model.img_size)[None].to(device))
-                best = network(images)[0].softmax(0).topk(min(TOP, model.num_classes))
+            likely = compute(square(to_planes(frame.image), size)[None])[0]
             path = frame.path if frame.index is None else f"{frame.path}#{frame.index}"
-            pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-            yield path, [(model.names[index], value) for index, value in pairs]
+            yield path, [(names[index], float(likely[index])) for index in np.argsort(-likely, kind="stable")[:TOP]]
 
     return results()
 

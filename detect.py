@@ -165,7 +165,7 @@ def make_predictor(options: DetectOptions, weights: str | None) -> Predictor:
         runtime = pytorch_runtime(options, weights)
     else:
         only = {"cfg": options.cfg, "half": options.half, "augment": options.augment}
-        runtime = open_for_command(exported, options.device, options.threads, **only)
+        runtime = open_for_command(exported, options.device, options.threads, only)
     names = class_names(len(runtime.info.names), given_names(options), runtime.info.names)
     size = parse_size(options.img_size) or runtime.info.size
     runtime.info.check_size(*size)

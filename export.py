@@ -10,10 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from models import expanded, folded, load_model
+from classify import load_classifier
+from models import expanded, folded, is_checkpoint, load_model
 from utils.data.datafile import DataSpec, load_data
 from utils.data.dataset import letterboxed
 from utils.data.labels import Sample, load_samples
+from utils.deploy.classifier import ExportedClassifier, export_classifier
 from utils.deploy.compare import UNFOLDED, Difference, compare_maps, compare_runtimes
 from utils.deploy.formats import KINDS, Format, check_formats, move_into, parse_formats, remove
 from utils.deploy.maps import head_names, maps_inside
@@ -24,12 +26,14 @@ from utils.evaluation.evaluate import EvaluationSettings, collect, evaluation_lo
 from utils.evaluation.metrics import Metrics, measure
 from utils.files import check_writable, find_file
 from utils.log import counted, say
+from utils.network.weights import is_own, read_content
 from utils.options import check_thresholds, parse_size, run_command
 from utils.runtimes.opening import open_exported
 from utils.runtimes.pytorch import PyTorch, describe
-from utils.runtimes.runtime import Runtime
+from utils.runtimes.runtime import NetworkInfo, Precision, Runtime
 
 COMPARED = 4  # images
+STRIDE = 32  # of a GhostNet
 OTHER_SIZE = 2  # strides by which a dynamic network's second size differs
 
 
@@ -38,7 +42,7 @@ class ExportOptions:
     """Options of export.py."""
 
     weights: str
-    """Weights to export, .pt or .weights; a bare name is found in weights/."""
+    """Weights to export, .pt or .weights, or a classifier's; a bare name is found in weights/."""
     cfg: str | None = None
     """Network, a Darknet .cfg (default: the one inside the .pt)."""
     format: str = "onnx"
@@ -101,7 +105,7 @@ class Subject:
         return measure(collect(runtime, self.samples, settings, runtime.kind, loader), self.job.info.names)
 
 
-def export(options: ExportOptions) -> list[Exported]:
+def export(options: ExportOptions) -> Sequence[Exported | ExportedClassifier]:
     """Write, check and keep each format; what fails the check is not kept. Raises InputError."""
     formats = parse_formats(options.format)
     check_formats(formats, dynamic=options.dynamic, half=options.half, nms=options.nms, int8=options.int8)
@@ -113,12 +117,38 @@ def export(options: ExportOptions) -> list[Exported]:
     weights = find_file(options.weights, "weights")
     folder = weights.parent if options.output is None else Path(options.output)
     check_writable(folder)
+    if is_classifier(weights):
+        return classifier(options, formats, weights, folder)
     subject = prepare(options)
     folder.mkdir(parents=True, exist_ok=True)
     subject = replace(subject, before=subject.average_precision(subject.reference))
     if subject.before is not None:
         say(f"PyTorch: {precision_words(subject.before)}")
     return [write(options, subject, name, folder, weights.stem) for name in formats]
+
+
+def is_classifier(weights: Path) -> bool:
+    """Whether a file holds a network of classify.py, or a published GhostNet."""
+    if weights.suffix == ".safetensors":
+        return True
+    return is_checkpoint(weights) and (not is_own(content := read_content(weights)) or "[ghostnet]" in content["cfg"])
+
+
+def classifier(
+    options: ExportOptions, formats: Sequence[Format], weights: Path, folder: Path
+) -> Sequence[ExportedClassifier]:
+    """`export`, of a classifier. Raises InputError."""
+    for flag in ("cfg", "int8", "nms", "fold_bn"):
+        if getattr(options, flag):
+            raise InputError(f"--{flag.replace('_', '-')}: expected a detector; {weights} is a classifier")
+    model = load_classifier(weights)
+    size = parse_size(options.img_size) or (model.img_size, model.img_size)
+    if size[0] != size[1]:
+        raise InputError(f"--img-size {options.img_size}: expected one number; a classifier sees a square")
+    precision: Precision = "float16" if options.half else "float32"
+    info = NetworkInfo(tuple(model.names), size, STRIDE, (), precision, options.dynamic, "classify")
+    job = Job(model, info, options.simplify)
+    return export_classifier(job, formats, folder, weights.stem, options.data or "shapes", options.data is not None)
 
 
 def prepare(options: ExportOptions) -> Subject:
@@ -239,11 +269,11 @@ def precision_words(metrics: Metrics) -> str:
     return f"AP@.5 {metrics.ap50:.3f}, AP@.5:.95 {metrics.ap:.3f}"
 
 
-def main(options: ExportOptions) -> Sequence[Exported]:
+def main(options: ExportOptions) -> None:
     """Export, and say how to go on."""
     done = export(options)
-    say(f"{counted(len(done), 'format')} written; next: python detect.py --weights {done[0].path} --source IMAGE")
-    return done
+    command = "detect.py" if isinstance(done[0], Exported) else "classify.py predict"
+    say(f"{counted(len(done), 'format')} written; next: python {command} --weights {done[0].path} --source IMAGE")
 
 
 if __name__ == "__main__":

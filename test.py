@@ -160,7 +160,7 @@ def load_detector(options: TestOptions) -> tuple[nn.Module | Runtime, NetworkInf
     exported = find_exported(options.weights)
     if exported is not None:
         only = {"cfg": options.cfg, "half": options.half, "augment": options.augment}
-        runtime = open_for_command(exported, options.device, options.threads, **only)
+        runtime = open_for_command(exported, options.device, options.threads, only)
         return runtime, runtime.info
     set_threads(options.threads)
     model = load_model(options.cfg, options.weights, device=choose_device(options.device))

@@ -17,7 +17,7 @@ ALLOWED = {  # which root modules each may import
     "serve": {"models", "ghost", "detect"},
     "benchmark": {"models", "train", "detect", "prune", "export"},
     "prune": {"models", "train"},
-    "export": {"models"},
+    "export": {"models", "classify"},
 }
 
 

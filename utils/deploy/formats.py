@@ -42,17 +42,22 @@ def write_openvino(job: Job, folder: Path) -> None:
 
 def traced(job: Job) -> torch.jit.ScriptModule:
     """The network as TorchScript; beside `forward` it has `heads`, to compare with."""
-    inputs = {"forward": job.example(), "heads": job.example()}
+    inputs = {name: job.example() for name in ("forward", *heads_of(job))}
     with quiet(), torch.no_grad():
         module: torch.jit.ScriptModule = torch.jit.trace_module(job.module(), inputs)
     return module
+
+
+def heads_of(job: Job) -> list[str]:
+    """The method that gives a detector's heads."""
+    return ["heads"] if job.info.task == "detect" else []
 
 
 def write_torchscript(job: Job, file: Path) -> None:
     """x.torchscript, with the metadata inside."""
     module = traced(job)
     with quiet():
-        torch.jit.save(torch.jit.freeze(module, ["heads"]), str(file), _extra_files={METADATA: job.info.to_json()})
+        torch.jit.save(torch.jit.freeze(module, heads_of(job)), str(file), _extra_files={METADATA: job.info.to_json()})
 
 
 def write_ncnn(job: Job, folder: Path) -> None:
@@ -61,8 +66,7 @@ def write_ncnn(job: Job, folder: Path) -> None:
     folder.mkdir()
     module = folder / "model.pt"
     traced(job.in_float32()).save(str(module))
-    width, height = job.info.size
-    shape = f"[1,{job.model.graph.net.channels},{height},{width}]"
+    shape = str(list(job.example().shape)).replace(" ", "")
     half = int(job.info.precision == "float16")
     command = [pnnx.EXEC_PATH, module.name, f"inputshape={shape}", f"fp16={half}"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=CONVERSION_TIME, check=False)

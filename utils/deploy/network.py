@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from utils.data.classification import normalize
 from utils.network.fuse import fuse
 from utils.runtimes.runtime import NetworkInfo
 
@@ -42,6 +43,23 @@ class Exportable(nn.Module):
         return torch.cat([layer.decode_map(head.float(), stride) for layer, head, stride in layers], dim=1)
 
 
+class ExportableClassifier(nn.Module):
+    """(B, 3, H, W) RGB in 0..1, float32 -> probabilities (B, C) float32; with `half` the network is in float16."""
+
+    def __init__(self, model: nn.Module, half: bool = False) -> None:
+        super().__init__()
+        self.network = fuse(model).cpu().float()
+        self.half_inside = half
+        if half:
+            self.network.half()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The probabilities."""
+        normal = normalize(images * 255)
+        logits: Tensor = self.network(normal.half() if self.half_inside else normal)
+        return logits.float().softmax(1)
+
+
 @dataclass(frozen=True)
 class Calibration:
     """What int8 needs: pictures to take ranges of values from, and the layers of the cfg that stay in float32."""
@@ -68,11 +86,20 @@ class Job:
         """The same, before weights are stored in fewer bits."""
         return replace(self, info=replace(self.info, precision="float32"))
 
-    def module(self) -> Exportable:
+    @property
+    def layers(self) -> int:
+        """Of the cfg; a classifier has no cfg whose layers could be told apart."""
+        return 0 if self.info.task == "classify" else len(self.model.graph.nodes)
+
+    def module(self) -> nn.Module:
         """The network, ready for an exporter."""
-        return Exportable(self.model, self.info.size, self.info.precision == "float16").eval()
+        half = self.info.precision == "float16"
+        if self.info.task == "classify":
+            return ExportableClassifier(self.model, half).eval()
+        return Exportable(self.model, self.info.size, half).eval()
 
     def example(self) -> Tensor:
         """An input, (1, C, H, W), grey."""
         width, height = self.info.size
-        return torch.full((1, self.model.graph.net.channels, height, width), 0.5)
+        channels = 3 if self.info.task == "classify" else self.model.graph.net.channels
+        return torch.full((1, channels, height, width), 0.5)

@@ -36,7 +36,7 @@ def onnx_graph(job: Job) -> Any:
         )  # fmt: skip
         assert program is not None
         model = program.model_proto
-    name_layers(model, len(job.model.graph.nodes))
+    name_layers(model, job.layers)
     if job.simplify:
         slim = need("onnxslim", "--simplify")
         model = slim.slim(model)

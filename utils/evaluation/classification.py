@@ -6,13 +6,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from utils.data.classification import Batch, normalize
 from utils.errors import WeightsError
 from utils.log import progress
 from utils.network.fuse import fuse
+from utils.runtimes.runtime import Runtime
 
 TOP = 5
 
@@ -81,24 +82,39 @@ class Predictions:
         return cls(*(np.concatenate(column) for column in columns))
 
 
+Classifying = nn.Module | Runtime
+"""A classifier in PyTorch, in eval mode, or an exported one."""
+
+
+def probabilities_by(model: Classifying, dtype: torch.dtype | None = None) -> Callable[[Tensor], np.ndarray]:
+    """What makes of pictures (B, 3, H, W) uint8 RGB probabilities (B, C) float32; in PyTorch autocast to `dtype`."""
+    if isinstance(model, Runtime):
+        return lambda images: model.infer(images.permute(0, 2, 3, 1).contiguous().numpy())
+    device, network = next(model.parameters()).device, fuse(model)
+
+    def compute(images: Tensor) -> np.ndarray:
+        with torch.inference_mode(), torch.autocast(device.type, dtype, enabled=dtype is not None):
+            logits = network(normalize(images.to(device)))
+        return np.array(logits.float().softmax(1).cpu())
+
+    return compute
+
+
 def classify(
-    model: nn.Module,
+    model: Classifying,
     num_classes: int,
     loader: DataLoader[Batch | None],
     dtype: torch.dtype | None,
     description: str,
     check: Callable[[], None] = lambda: None,
 ) -> Predictions:
-    """Run a classifier (in eval mode) over a loader's images that can be read. `check` is called after each batch."""
-    device = next(model.parameters()).device
-    model = fuse(model)
+    """Run a classifier over a loader's images that can be read. `check` is called after each batch."""
+    compute = probabilities_by(model, dtype)
     parts = [Predictions(np.zeros((0, num_classes), np.float32), np.zeros(0, int), np.zeros(0, int))]
     for batch in progress(loader, description, unit="batch"):
         if batch is not None:
             images, labels, indices = batch
-            with torch.inference_mode(), torch.autocast(device.type, dtype, enabled=dtype is not None):
-                logits = model(normalize(images.to(device)))
-            probabilities = logits.float().softmax(1).cpu().numpy()
+            probabilities = compute(images)
             if not np.isfinite(probabilities).all():
                 raise WeightsError("the network's outputs are not finite numbers: its weights are damaged")
             parts.append(Predictions(probabilities, labels.numpy(), np.array(indices)))

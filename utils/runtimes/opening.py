@@ -1,11 +1,12 @@
 """Which runtime runs an exported file. Free of torch, but for TorchScript's own files."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from utils.errors import InputError
 from utils.files import PROJECT
 from utils.options import check_at_least
-from utils.runtimes.runtime import Runtime
+from utils.runtimes.runtime import Runtime, Task
 
 KINDS = ".onnx, .torchscript, x_openvino/, x_ncnn/ or x_darknet.cfg"
 
@@ -21,8 +22,10 @@ def find_exported(weights: str | None) -> Path | None:
     return None
 
 
-def open_for_command(path: Path, device: str, threads: int | None, **pytorch_only: object) -> Runtime:
-    """`open_exported` with a command's options. Raises InputError for what only PyTorch can do."""
+def open_for_command(
+    path: Path, device: str, threads: int | None, pytorch_only: Mapping[str, object], task: Task = "detect"
+) -> Runtime:
+    """`open_exported` with a command's options, for its task. Raises InputError for flags that only PyTorch heeds."""
     for flag, value in pytorch_only.items():
         if value:
             raise InputError(f"--{flag} with {path}: expected it with .pt or .weights only")
@@ -30,7 +33,11 @@ def open_for_command(path: Path, device: str, threads: int | None, **pytorch_onl
         raise InputError(f"--device {device} with {path}: expected auto or cpu; exported networks run on the CPU here")
     if threads is not None:
         check_at_least(1, threads=threads)
-    return open_exported(path, threads)
+    runtime = open_exported(path, threads)
+    if runtime.info.task != task:
+        kinds = {"detect": "a detector, for detect.py and test.py", "classify": "a classifier, for classify.py"}
+        raise InputError(f"{path}: expected a network to {task} with; this is {kinds[runtime.info.task]}")
+    return runtime
 
 
 def open_exported(path: Path, threads: int | None = None, precision: str | None = None) -> Runtime:

@@ -15,6 +15,7 @@ from utils.errors import InputError
 METADATA = "metadata.json"  # beside the files of formats that have no place for it inside
 INSTALL = "pip install -r requirements-export.txt"
 
+Task = Literal["detect", "classify"]
 Precision = Literal["float32", "float16", "bfloat16", "int8"]
 
 
@@ -34,12 +35,15 @@ class NetworkInfo:
     """Of its weights; int8: of most convolutions, the others in float32."""
     dynamic: bool = False
     """Whether it takes any number of images of any size; else one image of this size."""
+    task: Task = "detect"
+    """What it does. A classifier gives probabilities (B, C), and has neither anchors nor NMS."""
     nms: tuple[float, float] | None = None
     """Score and IoU thresholds of the NMS inside; None: there is none."""
 
     def to_json(self) -> str:
         """For the file."""
-        rule = {"resize": "letterbox: aspect ratio kept, centred on grey 114", "input": "RGB, 0..1, (B, 3, H, W)"}
+        rules = {"detect": "letterbox: aspect ratio kept, centred on grey 114", "classify": "the square in the middle"}
+        rule = {"resize": rules[self.task], "input": "RGB, 0..1, (B, 3, H, W)"}
         return json.dumps({**asdict(self), **rule}, ensure_ascii=False)
 
     def check_size(self, width: int, height: int) -> None:
@@ -68,6 +72,7 @@ class NetworkInfo:
                 tuple(tuple((float(w), float(h)) for w, h in head) for head in known["anchors"]),
                 known["precision"],
                 bool(known["dynamic"]),
+                known.get("task", "detect"),
                 None if known["nms"] is None else (float(known["nms"][0]), float(known["nms"][1])),
             )
             assert min(width, height, info.stride) > 0 and info.names
@@ -98,8 +103,8 @@ class Runtime(ABC):
     def infer(self, images: np.ndarray) -> np.ndarray:
         """(B, H, W, 3) RGB in 0..255, uint8 or float32 -> predictions (B, N, 5+C) float32.
 
-        Each is centre x, y, width, height in pixels of the input, objectness, class probabilities. Raises InputError
-        for a size that the network does not take.
+        Of a detector; each is centre x, y, width, height in pixels of the input, objectness, class probabilities.
+        Raises InputError for a size that the network does not take.
         """
         self.info.check_size(images.shape[2], images.shape[1])
         if self.info.dynamic:

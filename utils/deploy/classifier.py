@@ -1,0 +1,86 @@
+"""Classifiers as files for other runtimes: pictures' squares in, probabilities out."""
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from utils.data.classes import load_classes
+from utils.data.classification import ClassEvaluationSet, class_evaluation_loader, square, to_planes
+from utils.data.images import read_image
+from utils.deploy.formats import KINDS, Format, move_into
+from utils.deploy.network import Job
+from utils.errors import DataError, InputError
+from utils.evaluation.classification import ClassifierMetrics, Classifying, classify, measure_classes, probabilities_by
+from utils.log import counted, say
+from utils.runtimes.opening import open_exported
+
+COMPARED = 4  # pictures
+BATCH = 32
+LIMITS = {"float32": 1e-4, "float16": 0.02}
+"""Probability that an export may be off, by the precision of its weights."""
+UNABLE = frozenset({"darknet"})
+
+
+@dataclass(frozen=True)
+class ExportedClassifier:
+    """A file or folder that was written."""
+
+    format: Format
+    path: Path
+    probability: float
+    """By which it differs from PyTorch, at most."""
+    metrics: ClassifierMetrics | None = None
+    """On the data set's validation images."""
+
+
+def export_classifier(
+    job: Job, formats: Sequence[Format], folder: Path, stem: str, data: str, measured: bool
+) -> list[ExportedClassifier]:
+    """Write each format, load it, and compare it with PyTorch on validation images of `data` before it is kept.
+
+    With `measured` accuracy is measured, too. Raises InputError; nothing is left of a format that fails.
+    """
+    for name in formats:
+        if name in UNABLE:
+            raise InputError(f"--format {name}: expected a detector; Darknet has no form of this classifier")
+    side = job.info.size[0]
+    known = load_classes(data, 0, job.info.names if measured else None)
+    if not known.valid:
+        raise DataError(f"{data}: expected validation images, which exported files are compared on")
+    step = -(-len(known.valid) // COMPARED)
+    pictures = torch.stack([square(to_planes(read_image(each.image)), side) for each in known.valid[::step]])
+    expected = probabilities_by(job.model)(pictures)
+
+    def accuracy(what: Classifying) -> ClassifierMetrics | None:
+        if not measured:
+            return None
+        loader = class_evaluation_loader(ClassEvaluationSet(known.valid, side), BATCH, 0)
+        return measure_classes(classify(what, len(job.info.names), loader, None, "classifying"), job.info.names)
+
+    before = accuracy(job.model)
+    if before is not None:
+        say(f"PyTorch: {before}")
+    folder.mkdir(parents=True, exist_ok=True)
+    done = []
+    for name in formats:
+        with tempfile.TemporaryDirectory(prefix=".export-", suffix=".partial", dir=folder) as partial:
+            path = Path(partial) / f"{stem}{KINDS[name].suffix}"
+            KINDS[name].write(job, path)
+            runtime = open_exported(path, precision="float32" if name == "openvino" else None)
+            apart = float(np.abs(probabilities_by(runtime)(pictures) - expected).max())
+            if not apart <= LIMITS[job.info.precision]:
+                raise InputError(
+                    f"--format {name}: {runtime.kind} differs from PyTorch by more than rounding (a probability by "
+                    f"{apart:.2g}); nothing was written"
+                )
+            one = ExportedClassifier(name, folder / path.name, apart, accuracy(runtime))
+            move_into(Path(partial), folder)
+        words = "" if one.metrics is None else f"; {one.metrics}"
+        compared = f"against PyTorch on {counted(len(pictures), 'picture')}: probabilities {apart:.2g}"
+        say(f"{one.path}: written; {compared}{words}")
+        done.append(one)
+    return done
