@@ -79,6 +79,9 @@ class DetectOptions:
     """NMS over all classes together, so that an object has one label; always so with --track."""
     half: bool = False
     """Compute in bfloat16 or float16, where the device has it natively."""
+    compile: bool = False
+    """Compile the network first, which takes up to a minute for each size and is kept for the next time; needs a C++
+    compiler."""
     batch_size: int = 1
     """Pictures that go through the network at once; live sources go one by one."""
     track: bool = False
@@ -164,7 +167,7 @@ def make_predictor(options: DetectOptions, weights: str | None) -> Predictor:
     if exported is None:
         runtime = pytorch_runtime(options, weights)
     else:
-        only = {"cfg": options.cfg, "half": options.half, "augment": options.augment}
+        only = {"cfg": options.cfg, "half": options.half, "compile": options.compile, "augment": options.augment}
         runtime = open_for_command(exported, options.device, options.threads, only)
     names = class_names(len(runtime.info.names), given_names(options), runtime.info.names)
     size = parse_size(options.img_size) or runtime.info.size
@@ -196,7 +199,8 @@ def pytorch_runtime(options: DetectOptions, weights: str | None) -> Runtime:
     set_threads(options.threads)
     dtype = half_precision(device) if options.half else None
     model = load_model(options.cfg, weights, device=device)
-    return PyTorch(model, dtype, partial(Augmented, stride=model.largest_stride) if options.augment else None)
+    wrap = partial(Augmented, stride=model.largest_stride) if options.augment else None
+    return PyTorch(model, dtype, wrap, options.compile)
 
 
 Picture = str | Path | Image.Image | np.ndarray

@@ -1,6 +1,7 @@
 """benchmark.py: its tables, and that its figures belong together."""
 
 import json
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -166,7 +167,15 @@ def test_export_measures_every_format_there_is(data: Path, trained: Path, monkey
     assert "ncnn is left out: " in done.stderr and "expected the package pnnx" in done.stderr
     folder = data / "runs" / "benchmark" / "e"
     rows = {row["name"]: row for row in json.loads((folder / "export.json").read_text())["rows"]}
-    kinds = {"PyTorch, plain", "PyTorch", "ONNX Runtime", "OpenVINO", "TorchScript", "OpenCV DNN"}
+    kinds = {
+        "PyTorch, plain",
+        "PyTorch",
+        *(["PyTorch --compile"] if shutil.which("c++") else []),
+        "ONNX Runtime",
+        "OpenVINO",
+        "TorchScript",
+        "OpenCV DNN",
+    }
     assert set(rows) >= kinds | {"ONNX Runtime, int8", "OpenVINO, int8"} and "ncnn" not in rows
     for name in kinds - {"OpenVINO"}:  # which takes bfloat16 where it can
         assert rows[name]["ap50"] == pytest.approx(rows["PyTorch, plain"]["ap50"], abs=2e-3)

@@ -1,30 +1,24 @@
 """What times networks: any runtime, on the same scale."""
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from models import load_model
 from tests.commands import CFG, run
-from tests.conftest import PROJECT
+from tests.conftest import randomise
+from utils.pruning.measuring import clock_of
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("runtime", ["pytorch", "onnx", "openvino", "torchscript", "ncnn"])
 def test_more_work_takes_longer(runtime: Any, tmp_path: Path) -> None:
-    """In a process of its own: in one that has run a thousand other tests, ncnn ends in a segmentation fault here."""
     (tmp_path / "x.cfg").write_text(CFG)
-    program = (
-        "import sys, torch; from models import load_model; from utils.pruning.measuring import clock_of\n"
-        "small, large = load_model(sys.argv[1]), load_model('yolov3-tiny.cfg')\n"
-        "print(*clock_of(sys.argv[2], (96, 96), torch.device('cpu'), 3)([large, small, large]))"
-    )
-    command = [sys.executable, "-c", program, str(tmp_path / "x.cfg"), runtime]
-    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True)
-    times = [float(value) for value in done.stdout.split()]
+    small, large = load_model(tmp_path / "x.cfg"), load_model("yolov3-tiny.cfg")
+    randomise(small)
+    times = clock_of(runtime, (96, 96), torch.device("cpu"), 3)([large, small, large])
     assert 0 < 3 * times[1] < min(times[0], times[2])
 
 

@@ -1,8 +1,10 @@
 """Runtimes side by side: size, start, milliseconds, images a second, AP, and how far each is from PyTorch."""
 
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -76,10 +78,14 @@ class Entry:
 
 
 def pytorch_entries(model: Any) -> list[Entry]:
-    """The network as it was trained, as detect.py runs it, and in bfloat16 where the CPU has it."""
-    entries = [Entry("PyTorch, plain", lambda: PlainPyTorch(model)), Entry("PyTorch", lambda: PyTorch(model))]
-    if native_bfloat16(torch.device("cpu")):
-        entries.append(Entry("PyTorch --half", lambda: PyTorch(model, torch.bfloat16)))
+    """The network as it was trained, as detect.py runs it, compiled, and in bfloat16 where the CPU has it."""
+    entries = [Entry("PyTorch, plain", lambda: PlainPyTorch(model))]
+    halves = [None, torch.bfloat16] if native_bfloat16(torch.device("cpu")) else [None]
+    for dtype in halves:
+        for flag in (False, True) if shutil.which("c++") else (False,):  # to compile takes a compiler
+            words = ["PyTorch", *(["--half"] if dtype else []), *(["--compile"] if flag else [])]
+            make = partial(PyTorch, model, dtype, compiled=flag)
+            entries.append(Entry(" ".join(words), make))
     return entries
 
 

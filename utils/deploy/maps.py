@@ -13,7 +13,7 @@ from utils.network.yolo import YOLOLayer
 from utils.runtimes.ncnn import INPUT, Ncnn
 from utils.runtimes.onnx import OnnxRuntime
 from utils.runtimes.opencv import OpenCv
-from utils.runtimes.openvino import OpenVino
+from utils.runtimes.openvino import OpenVino, core
 from utils.runtimes.pytorch import PyTorch
 from utils.runtimes.runtime import Runtime, need, planes
 from utils.runtimes.torchscript import TorchScript
@@ -94,14 +94,12 @@ def _onnx(file: Path) -> Callable[[np.ndarray], Maps]:
 
 
 def _openvino(runtime: OpenVino, folder: Path) -> Callable[[np.ndarray], Maps]:
-    ov = need("openvino", f"{folder}")
-    core = ov.Core()
-    model = core.read_model(str(next(folder.glob("*.xml"))))
+    model = core().read_model(str(next(folder.glob("*.xml"))))
     made = {name for op in model.get_ops() for output in op.outputs() for name in output.get_names()}
     layers = sorted(name for name in made if _LAYER.fullmatch(name))
     model.add_outputs(layers)
     hint = runtime.compiled.get_property("INFERENCE_PRECISION_HINT")
-    compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": hint})
+    compiled = core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": hint})
 
     def run(picture: np.ndarray) -> Maps:
         values = compiled(planes(picture[None]))
@@ -143,7 +141,7 @@ def _ncnn(runtime: Ncnn, folder: Path) -> Callable[[np.ndarray], Maps]:
     def run(picture: np.ndarray) -> Maps:
         extractor: Any = runtime.net.create_extractor()
         values = planes(picture[None])[0]  # ncnn does not hold on to it
-        extractor.input(INPUT, runtime.ncnn.Mat(values).clone())
+        extractor.input(INPUT, runtime.ncnn.Mat(values))
         return {f"head_{index}": np.array(extractor.extract(blob)[1])[None] for index, blob in enumerate(blobs)}
 
     return run

@@ -32,8 +32,8 @@ class Ncnn(Runtime):
     def run(self, images: np.ndarray) -> np.ndarray:
         """One pass of one image."""
         extractor = self.net.create_extractor()
-        picture = planes(images)[0]
-        extractor.input(INPUT, self.ncnn.Mat(picture).clone())  # in ncnn's own memory, which lives as long as it likes
+        picture = planes(images)[0]  # ncnn reads it in its place, and does not hold on to it
+        extractor.input(INPUT, self.ncnn.Mat(picture))
         failed, found = extractor.extract(OUTPUT)
         if failed:
             raise InputError(f"ncnn could not compute the network (code {failed})")

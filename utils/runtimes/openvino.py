@@ -1,5 +1,7 @@
 """Folders with OpenVINO's intermediate representation, on the CPU."""
 
+import functools
+import importlib
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -9,6 +11,17 @@ from utils.errors import InputError
 from utils.runtimes.runtime import NetworkInfo, Runtime, need, one_of, planes, with_objectness
 
 HINTS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
+
+
+@functools.cache
+def core() -> Any:
+    """The process's one openvino.Core, for good.
+
+    Each one loads the CPU plugin, which gives the thread a signal stack of its own and takes it back at its end. Of two
+    that end in the order in which they began the second brings back the first one's, which is gone by then, and the
+    next signal, such as Ctrl-C, is a segmentation fault.
+    """
+    return importlib.import_module("openvino").Core()
 
 
 class OpenVino(Runtime):
@@ -21,7 +34,7 @@ class OpenVino(Runtime):
     kind: ClassVar[str] = "OpenVINO"
 
     def __init__(self, folder: Path, threads: int | None = None, precision: str | None = None) -> None:
-        ov = need("openvino", f"{folder}")
+        need("openvino", f"{folder}")
         info = NetworkInfo.beside(folder)
         config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
         if threads is not None:
@@ -30,7 +43,7 @@ class OpenVino(Runtime):
             config["INFERENCE_PRECISION_HINT"] = HINTS[precision]
         file = one_of(sorted(folder.glob("*.xml")), folder, ".xml file")
         try:
-            self.compiled = ov.Core().compile_model(str(file), "CPU", config)
+            self.compiled = core().compile_model(str(file), "CPU", config)
         except RuntimeError as error:
             reason = str(error).strip().rpartition("\n")[2]
             raise InputError(f"{folder}: cannot be loaded by OpenVINO ({reason})") from None

@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
+from utils.errors import InputError
 from utils.network.fuse import fuse
 from utils.runtimes.runtime import NetworkInfo, Runtime
 
@@ -12,15 +13,18 @@ from utils.runtimes.runtime import NetworkInfo, Runtime
 class PyTorch(Runtime):
     """A network in eval mode, with its graph, names and strides, on its device.
 
-    Batch normalisation is folded in, maps are channels last. `dtype`: autocast to it, None for float32. `wrap`, if
-    given, makes of the fused network the one that runs.
+    Batch normalisation is folded in, maps are channels last. `dtype`: autocast to it, None for float32. `compiled`:
+    by torch.compile, on the first image of each size. `wrap`, if given, makes of this network the one that runs.
     """
 
     kind: ClassVar[str] = "PyTorch"
 
-    def __init__(self, model: Any, dtype: torch.dtype | None = None, wrap: Any = None) -> None:
-        fused = fuse(model).to(memory_format=torch.channels_last)
-        self.model = fused if wrap is None else wrap(fused)
+    def __init__(self, model: Any, dtype: torch.dtype | None = None, wrap: Any = None, compiled: bool = False) -> None:
+        network = fuse(model).to(memory_format=torch.channels_last)
+        self.compiled = compiled
+        if compiled:
+            network = torch.compile(network, dynamic=False, options={"freezing": True})
+        self.model = network if wrap is None else wrap(network)
         self.device = next(model.parameters()).device
         self.dtype = dtype
         super().__init__(describe(model), str(dtype or torch.float32).removeprefix("torch."))
@@ -28,8 +32,16 @@ class PyTorch(Runtime):
     def run(self, images: np.ndarray) -> np.ndarray:
         """One pass."""
         batch = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2).float().div_(255)
-        with torch.inference_mode(), torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
-            found: np.ndarray = self.model(batch).cpu().numpy()
+        with torch.no_grad(), torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
+            try:
+                found: np.ndarray = self.model(batch).cpu().numpy()
+            except RuntimeError as error:
+                if not self.compiled:
+                    raise
+                reason = str(error).strip().partition("\n")[0]
+                raise InputError(
+                    f"--compile: expected a C++ compiler, and a network that it takes ({reason})"
+                ) from None
         return found
 
 
