@@ -2,6 +2,8 @@
 
 PYTHON ?= python3
 BIN = .venv/bin
+# a process a core, each with one thread
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 8
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .PHONY: demo test lint check format clean
@@ -10,7 +12,7 @@ demo: .venv/main.done
 	$(BIN)/python -m examples.demo
 
 test: .venv/dev.done
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 lint: .venv/dev.done
 	$(BIN)/ruff check .
@@ -19,7 +21,7 @@ lint: .venv/dev.done
 	$(BIN)/lint-imports
 
 check: lint
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 format: .venv/dev.done
 	$(BIN)/ruff check --fix .
