@@ -140,8 +140,8 @@ def _ncnn(runtime: Ncnn, folder: Path) -> Callable[[np.ndarray], Maps]:
 
     def run(picture: np.ndarray) -> Maps:
         extractor: Any = runtime.net.create_extractor()
-        values = planes(picture[None])[0]  # ncnn does not hold on to it
-        extractor.input(INPUT, runtime.ncnn.Mat(values))
+        values = planes(picture[None])[0]  # ncnn does not hold on to it, so it needs a name until it is copied
+        extractor.input(INPUT, runtime.ncnn.Mat(values).clone())
         return {f"head_{index}": np.array(extractor.extract(blob)[1])[None] for index, blob in enumerate(blobs)}
 
     return run

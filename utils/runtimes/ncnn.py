@@ -32,8 +32,9 @@ class Ncnn(Runtime):
     def run(self, images: np.ndarray) -> np.ndarray:
         """One pass of one image."""
         extractor = self.net.create_extractor()
-        picture = planes(images)[0]  # ncnn reads it in its place, and does not hold on to it
-        extractor.input(INPUT, self.ncnn.Mat(picture))
+        picture = planes(images)[0]
+        # a Mat over foreign memory has no reference count, and a first layer that works in place reads it all the same
+        extractor.input(INPUT, self.ncnn.Mat(picture).clone())
         failed, found = extractor.extract(OUTPUT)
         if failed:
             raise InputError(f"ncnn could not compute the network (code {failed})")
