@@ -4,6 +4,7 @@ How good our pruning is beside others': `python benchmark.py pruning`; which run
 networks or runtimes first disagree: `... parity`.
 """
 
+import itertools
 import json
 import statistics
 import tempfile
@@ -64,7 +65,7 @@ from utils.pruning.comparison import Compared, Method, PruningBenchmark, compari
 from utils.pruning.measuring import standings
 from utils.pruning.options import PruneOptions
 from utils.pruning.reference import reference_choice
-from utils.runtimes.opening import find_exported, open_exported
+from utils.runtimes.opening import find_exported, open_for_command
 from utils.runtimes.pytorch import PyTorch
 from utils.runtimes.runtime import Runtime
 from utils.training.distill import DistillOptions, check_teacher
@@ -299,10 +300,10 @@ def export_speed(options: ExportBenchmark) -> list[Row]:
                     warn(f"{name}{', int8' if int8 else ''} is left out: {error}")
                     continue
                 entries += exported_entries(done.path, options.threads, int8)
-        runtimes, seconds = load(entries, picture)
-        times = latencies(runtimes, picture, options.rounds)
+        loaded = load(entries, picture)
+        times = latencies([runtime for _, runtime, _ in loaded], picture, options.rounds)
         rows = []
-        for entry, runtime, start_up, taken in zip(entries, runtimes, seconds, times, strict=True):
+        for (entry, runtime, start_up), taken in zip(loaded, times, strict=True):
             best = best_batch(runtime, picture, float(np.median(taken)))
             images = [image for image in subject.images if runtime.info.dynamic or image.shape == picture.shape]
             difference = compare_runtimes(subject.reference, runtime, images)
@@ -322,7 +323,7 @@ def export_speed(options: ExportBenchmark) -> list[Row]:
 
 
 def parity(options: ParityBenchmark) -> list[Stage]:
-    """Compare two networks stage by stage; a table, parity.json and parity.png; exit code 1 where they differ."""
+    """Compare two networks stage by stage; a table, parity.json and parity.png."""
     check_thresholds(options.conf, options.iou)
     darknet = ".cfg" in {Path(options.a).suffix, Path(options.b).suffix}
     a, b = (open_side(*side, darknet) for side in ((options.a, options.a_cfg), (options.b, options.b_cfg)))
@@ -332,14 +333,11 @@ def parity(options: ParityBenchmark) -> list[Stage]:
             side.runtime.info.check_size(*size)
         except InputError as error:
             raise InputError(f"{side.name}: {error}") from None
-    frames = list(open_source(options.source).frames())
-    frames = frames[:: -(-len(frames) // PICTURES)]
+    frames = itertools.islice(open_source(options.source).frames(), PICTURES)
     images = [to_rgb(letterbox(frame.image, *size)[0]) for frame in frames]
     stages = compare_stages(a, b, images, options.conf, options.iou)
     folder = new_run_folder("runs/benchmark", options.name)
     finish(folder, a, b, stages, counted(len(images), "picture"))
-    if not all(stage.agrees for stage in stages):
-        raise SystemExit(1)
     return stages
 
 
@@ -351,7 +349,7 @@ def open_side(weights: str, cfg: str | None, darknet: bool) -> Side:
         model = load_model(cfg, weights)
         runtime = PyTorch(expanded(model) if darknet else model)
     else:
-        runtime = open_exported(exported)
+        runtime = open_for_command(exported, "auto", None, {"a-cfg or --b-cfg": cfg})
     return Side(runtime, maps_inside(runtime, exported), weights)
 
 
@@ -378,7 +376,7 @@ Benchmark = (
 )
 
 
-ACTIONS: dict[type, Callable[[Any], object]] = {
+ACTIONS: dict[type, Callable[[Any], Any]] = {
     TrainBenchmark: train_speed,
     DetectBenchmark: detect_speed,
     EvaluationBenchmark: evaluation_speed,
@@ -390,8 +388,10 @@ ACTIONS: dict[type, Callable[[Any], object]] = {
 
 
 def main(options: object) -> None:
-    """Measure what was asked for."""
-    ACTIONS[type(options)](options)
+    """Measure what was asked for; exit code 1 where two networks differ."""
+    done = ACTIONS[type(options)](options)
+    if isinstance(options, ParityBenchmark) and not all(stage.agrees for stage in done):
+        raise SystemExit(1)
 
 
 if __name__ == "__main__":

@@ -80,8 +80,8 @@ class DetectOptions:
     half: bool = False
     """Compute in bfloat16 or float16, where the device has it natively."""
     compile: bool = False
-    """Compile the network first, which takes up to a minute for each size and is kept for the next time; needs a C++
-    compiler."""
+    """Compile the network first, which takes up to a minute for each size and number of pictures at once, and is kept
+    for the next time; needs a C++ compiler."""
     batch_size: int = 1
     """Pictures that go through the network at once; live sources go one by one."""
     track: bool = False
@@ -144,7 +144,10 @@ class Job:
     def results(self) -> Generator[Result, None, None]:
         """One for each picture, in order."""
         width, height = self.predictor.size
-        self.predictor([Frame(np.zeros((height, width, 3), np.uint8), "")])  # the first run is slow; it is not timed
+        blank = Frame(np.zeros((height, width, 3), np.uint8), "")
+        self.predictor(
+            [blank] * (1 if self.source.live else self.options.batch_size)
+        )  # the first run is slow; not timed
         frames: Iterable[Frame] = self.source.frames()
         if not self.source.live:  # live sources have threads of their own, and nothing may wait
             frames = ahead(frames, AHEAD * self.options.batch_size)

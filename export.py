@@ -14,7 +14,7 @@ from classify import load_classifier
 from models import expanded, folded, is_checkpoint, load_model
 from utils.data.datafile import DataSpec, load_data
 from utils.data.dataset import letterboxed
-from utils.data.labels import Sample, load_samples
+from utils.data.labels import Sample, load_samples, spread
 from utils.deploy.classifier import ExportedClassifier, export_classifier
 from utils.deploy.compare import UNFOLDED, Difference, compare_maps, compare_runtimes
 from utils.deploy.formats import KINDS, Format, check_formats, move_into, parse_formats, remove
@@ -117,7 +117,7 @@ def export(options: ExportOptions) -> Sequence[Exported | ExportedClassifier]:
     weights = find_file(options.weights, "weights")
     folder = weights.parent if options.output is None else Path(options.output)
     check_writable(folder)
-    if is_classifier(weights):
+    if is_classifier(weights, options.cfg):
         return classifier(options, formats, weights, folder)
     subject = prepare(options)
     folder.mkdir(parents=True, exist_ok=True)
@@ -127,11 +127,14 @@ def export(options: ExportOptions) -> Sequence[Exported | ExportedClassifier]:
     return [write(options, subject, name, folder, weights.stem) for name in formats]
 
 
-def is_classifier(weights: Path) -> bool:
-    """Whether a file holds a network of classify.py, or a published GhostNet."""
+def is_classifier(weights: Path, cfg: str | None) -> bool:
+    """Whether a file holds a network of classify.py or, without a cfg to build another by, a published GhostNet."""
     if weights.suffix == ".safetensors":
         return True
-    return is_checkpoint(weights) and (not is_own(content := read_content(weights)) or "[ghostnet]" in content["cfg"])
+    if not is_checkpoint(weights):
+        return False
+    content = read_content(weights)
+    return "[ghostnet]" in content["cfg"] if is_own(content) else cfg is None
 
 
 def classifier(
@@ -168,7 +171,7 @@ def prepare(options: ExportOptions) -> Subject:
         precision="int8" if options.int8 else "float16" if options.half else "float32",
         nms=(options.conf, options.iou) if options.nms else None,
     )
-    images = letterboxed(samples[:COMPARED], size)
+    images = letterboxed(spread(samples, COMPARED), size)
     if options.dynamic:
         other = size[0] + OTHER_SIZE * info.stride, size[1] + info.stride
         images += letterboxed(samples[:1], other)
@@ -182,7 +185,7 @@ def calibration_pictures(spec: DataSpec, size: tuple[int, int]) -> list[np.ndarr
     samples = load_samples(spec.train, spec.num_classes, "images")[0]
     if not samples:
         raise DataError(f"{spec.path}: expected training images, which --int8 is calibrated on")
-    return letterboxed(samples[:: -(-len(samples) // CALIBRATED)], size)
+    return letterboxed(spread(samples, CALIBRATED), size)
 
 
 def validation_samples(spec: DataSpec) -> list[Sample]:
@@ -219,7 +222,7 @@ def write_once(options: ExportOptions, subject: Subject, name: Format, path: Pat
     if not options.int8:
         maps = compare_maps(maps_inside(reference), maps_inside(runtime, path), subject.images)
         heads = [maps[key] for key in head_names(reference) if key in maps]
-        difference = replace(difference, heads=max(heads, default=None))
+        difference = replace(difference, heads=float(np.max(heads)) if heads else None)
     if not difference.within(UNFOLDED if name == "darknet" and not options.fold_bn else job.info.precision):
         raise InputError(
             f"--format {name}: {runtime.kind} differs from PyTorch by more than rounding ({difference.words()}); "

@@ -9,7 +9,7 @@ import numpy as np
 
 from detect import Detector
 from utils.data.datafile import load_data
-from utils.data.labels import load_samples
+from utils.data.labels import spread
 from utils.errors import InputError
 from utils.log import say
 from utils.options import run_command
@@ -17,7 +17,10 @@ from utils.runtimes.runtime import need
 
 SAMPLES = 8  # pictures that the page offers
 SHOWN_BY_BROWSERS = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".webp"})
+LAST_SECONDS = 3  # that requests have to end when the server does
 INSTALL = "pip install -r requirements-serve.txt"
+MOST_MEGABYTES = 1000
+MOST_MEGAPIXELS = 170  # Pillow refuses a little more
 WAITING = 64  # connections; more are told to come again (status 503)
 
 
@@ -63,8 +66,12 @@ def serve(options: ServeOptions) -> None:
     uvicorn, *_ = (need(module, "serve.py", INSTALL) for module in ("uvicorn", "fastapi", "python_multipart"))
     from utils.serving.app import Limits, make_app
 
-    if not min(options.max_megabytes, options.max_megapixels) > 0:
-        raise InputError("--max-megabytes and --max-megapixels: expected more than 0")
+    for flag, value, most in (
+        ("--max-megabytes", options.max_megabytes, MOST_MEGABYTES),
+        ("--max-megapixels", options.max_megapixels, MOST_MEGAPIXELS),
+    ):
+        if not 0 < value <= most:
+            raise InputError(f"{flag} {value:g}: expected more than 0, and at most {most}")
     detector = Detector(
         options.cfg,
         options.weights,
@@ -88,6 +95,7 @@ def serve(options: ServeOptions) -> None:
         hosts = ["*"] if open_to_all else [host, "localhost", "127.0.0.1", "[::1]"]
         app = make_app(detector.predictor, Path(options.weights).name, samples, limits, hosts)
         config = uvicorn.Config(app, log_level="warning", limit_concurrency=WAITING, server_header=False)
+        config.timeout_graceful_shutdown = LAST_SECONDS
         whom = "for every machine that reaches this one" if open_to_all else "for this machine alone"
         say(f"open http://{f'[{host}]' if ':' in host else host}:{port} in a browser ({whom}); Ctrl-C ends it")
         uvicorn.Server(config).run(sockets=[sock])
@@ -96,9 +104,7 @@ def serve(options: ServeOptions) -> None:
 def sample_images(data: str) -> Sequence[Path]:
     """Validation images that browsers show, spread over all of them. Raises DataError."""
     spec = load_data(data)
-    samples, _ = load_samples(spec.valid, spec.num_classes, "images")
-    paths = [each.image for each in samples if each.image.suffix.lower() in SHOWN_BY_BROWSERS]
-    return paths[:: -(-len(paths) // SAMPLES) or 1]
+    return spread([path for path in map(Path, spec.valid) if path.suffix.lower() in SHOWN_BY_BROWSERS], SAMPLES)
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -1,5 +1,6 @@
 """serve.py as its users meet it: over HTTP, in a browser, and many at once."""
 
+import io
 import json
 import re
 import shutil
@@ -15,12 +16,14 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
+from PIL import Image
 from playwright.sync_api import Page, expect, sync_playwright
 
 from detect import DetectOptions, detect
 from models import load_model, save_weights
 from tests.commands import assert_refused, run
 from tests.conftest import PROJECT, randomise
+from utils.data.images import EXIF_ORIENTATION
 
 CLIENTS, SECONDS = 8, 5
 FORM = {"Content-Type": "multipart/form-data; boundary=x"}
@@ -95,6 +98,15 @@ def png(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(whole)
 
 
+def turned(text: bytes) -> bytes:
+    """A JPEG whose EXIF orientation is a text of four characters, where it should be a number."""
+    entry = EXIF_ORIENTATION.to_bytes(2, "little") + bytes([2, 0, 4, 0, 0, 0]) + text  # 2: text, of 4 characters
+    file = io.BytesIO()
+    exif = b"Exif\0\0II*\0" + bytes([8, 0, 0, 0, 1, 0]) + entry + bytes(4)
+    Image.new("RGB", (32, 16)).save(file, "JPEG", exif=exif)
+    return file.getvalue()
+
+
 def test_bad_requests_are_told_why(server: tuple[str, subprocess.Popen[str]], picture: Path) -> None:
     address, whole = server[0], picture.read_bytes()
     cases = [
@@ -103,6 +115,7 @@ def test_bad_requests_are_told_why(server: tuple[str, subprocess.Popen[str]], pi
         (post(server, whole[:300]), 400, "photo.jpg: not an image, or a damaged one"),
         (post(server, png(1001, 1000)), 413, "photo.jpg: expected at most 1 megapixels, got 1001 x 1000"),
         (post(server, png(60000, 60000)), 400, "photo.jpg: far more pixels than a photo has"),
+        (post(server, turned(b"abc\0")), 200, ""),
         (post(server, bytes(1_010_000)), 413, "expected an upload of at most 1 MB"),
         (post(server, whole, conf=1.5), 422, "conf: input should be less than or equal to 1"),
         (post(server, whole, iou="nan"), 422, "iou: input should be"),
@@ -121,7 +134,7 @@ def test_bad_requests_are_told_why(server: tuple[str, subprocess.Popen[str]], pi
         (httpx.get(f"{address}/predict"), 405, "Method Not Allowed"),
     ]
     for number, (answer, status, detail) in enumerate(cases):
-        assert answer.status_code == status and detail in answer.json()["detail"], (number, answer.text)
+        assert answer.status_code == status and detail in answer.json().get("detail", ""), (number, answer.text)
     assert httpx.get(address, headers={"Host": "elsewhere.example"}).status_code == 400
     assert post(server, whole).status_code == 200  # and it goes on
 
@@ -219,6 +232,13 @@ def test_page_in_a_browser(server: tuple[str, subprocess.Popen[str]], picture: P
 
         page.click("#camera")
         expect(page.locator("#picture")).not_to_have_attribute("width", "96")
+        for value in (0.02, 0.01, 0.02, 0.01):  # a moved slider does not stop what the camera shows
+            pick(page, "conf", value)
+            with page.expect_response(re.compile("conf=0.0")):
+                pass
+        with page.expect_response(re.compile("/predict")) as seen:
+            pass
+        assert seen.value.json()["path"] == "camera.jpg" and page.get_attribute("#camera", "aria-pressed") == "true"
         page.click("#camera")
         assert page.get_attribute("#camera", "aria-pressed") == "false"
 
@@ -238,7 +258,11 @@ def test_bad_input(data: Path, weights: Path, tmp_path: Path) -> None:
         (["--weights", weights, "--port", "70000"], "--port 70000: expected 0 to 65535"),
         (["--weights", weights, "--data", good, "--host", "203.0.113.1"], "--host 203.0.113.1 --port 8000: "),
         (["--weights", weights, "--conf", "2"], "--conf 2.0: expected 0 to 1"),
-        (["--weights", weights, "--max-megabytes", "0"], "--max-megabytes and --max-megapixels: expected more than 0"),
+        (["--weights", weights, "--max-megabytes", "0"], "--max-megabytes 0: expected more than 0, and at most 1000"),
+        (
+            ["--weights", weights, "--max-megapixels", "nan"],
+            "--max-megapixels nan: expected more than 0, and at most 170",
+        ),
     ]
     for arguments, message in cases:
         assert_refused(run("serve.py", *arguments, folder=tmp_path), message, tmp_path)

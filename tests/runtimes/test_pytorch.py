@@ -35,7 +35,7 @@ def test_a_network_that_cannot_be_compiled_is_told(tmp_path: Path, monkeypatch: 
     runtime = PyTorch(load_model(tmp_path / "x.cfg"), compiled=True)
 
     def fail(_: object) -> None:
-        raise RuntimeError("InvalidCxxCompiler: No working C++ compiler found\nmore")
+        raise torch._dynamo.exc.TorchDynamoException("InvalidCxxCompiler: No working C++ compiler found\nmore")
 
     monkeypatch.setattr(runtime, "model", fail)
     with pytest.raises(InputError, match=r"--compile: expected a C\+\+ compiler.*InvalidCxxCompiler: No working"):

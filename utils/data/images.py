@@ -71,7 +71,8 @@ def _size(file: str | Path | io.BytesIO, name: str) -> tuple[int, int]:
             width, height = image.size
             # Pillow already turns a TIFF's size.
             exif = Image.Image.getexif(image)  # a PNG's own would decode all of it, to look behind the pixels
-            turned = image.format != "TIFF" and exif.get(EXIF_ORIENTATION, 1) >= 5
+            orientation = exif.get(EXIF_ORIENTATION, 1)  # of any type, in damaged files
+            turned = image.format != "TIFF" and isinstance(orientation, int) and orientation >= 5
     except (OSError, ValueError, SyntaxError, struct.error, Image.DecompressionBombError) as error:
         raise DataError(f"{name}: {_reason(error)}") from None
     return (height, width) if turned else (width, height)

@@ -10,12 +10,15 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
 from utils.data.images import image_size
 from utils.errors import DataError
 from utils.log import counted, progress, warn
+
+T = TypeVar("T")
 
 THREADS = 8
 
@@ -127,6 +130,13 @@ def pixel_boxes(labels: np.ndarray, width: int, height: int) -> np.ndarray:
     half = labels[:, 3:5] / 2
     corners = np.concatenate((labels[:, 1:3] - half, labels[:, 1:3] + half), axis=1).clip(0, 1)
     return np.concatenate((labels[:, :1], corners * np.array([width, height] * 2, np.float32)), axis=1)
+
+
+def spread(items: Sequence[T], count: int) -> list[T]:
+    """Up to `count` of them, evenly spread, the first and the last among them."""
+    if len(items) <= count:
+        return list(items)
+    return [items[round(place)] for place in np.linspace(0, len(items) - 1, count)]
 
 
 def load_samples(images: Sequence[Path], num_classes: int, description: str) -> tuple[list[Sample], list[Problem]]:

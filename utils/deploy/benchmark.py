@@ -12,9 +12,10 @@ import numpy as np
 import torch
 
 from utils.deploy.compare import Difference
+from utils.errors import InputError
 from utils.evaluation.metrics import Metrics
 from utils.figure import new_figure, save_figure
-from utils.log import progress
+from utils.log import progress, warn
 from utils.precision import native_bfloat16
 from utils.runtimes.opening import open_exported
 from utils.runtimes.pytorch import PyTorch
@@ -115,16 +116,19 @@ class Row:
     ap: float
 
 
-def load(entries: Sequence[Entry], picture: np.ndarray) -> tuple[list[Runtime], list[float]]:
-    """Each in its runtime, and the seconds until its first prediction."""
-    runtimes, seconds = [], []
+def load(entries: Sequence[Entry], picture: np.ndarray) -> list[tuple[Entry, Runtime, float]]:
+    """Each in its runtime, and the seconds until its first prediction; what cannot run here is left out, and said."""
+    loaded = []
     for entry in entries:
         start = time.perf_counter()
-        runtime = entry.open()
-        runtime.infer(picture[None])
-        seconds.append(time.perf_counter() - start)
-        runtimes.append(runtime)
-    return runtimes, seconds
+        try:
+            runtime = entry.open()
+            runtime.infer(picture[None])
+        except InputError as error:
+            warn(f"{entry.name} is left out: {error}")
+            continue
+        loaded.append((entry, runtime, time.perf_counter() - start))
+    return loaded
 
 
 def latencies(runtimes: Sequence[Runtime], picture: np.ndarray, rounds: int) -> list[np.ndarray]:

@@ -11,6 +11,7 @@ import torch
 from utils.data.classes import load_classes
 from utils.data.classification import ClassEvaluationSet, class_evaluation_loader, square, to_planes
 from utils.data.images import read_image
+from utils.data.labels import spread
 from utils.deploy.formats import KINDS, Format, move_into
 from utils.deploy.network import Job
 from utils.errors import DataError, InputError
@@ -51,8 +52,8 @@ def export_classifier(
     known = load_classes(data, 0, job.info.names if measured else None)
     if not known.valid:
         raise DataError(f"{data}: expected validation images, which exported files are compared on")
-    step = -(-len(known.valid) // COMPARED)
-    pictures = torch.stack([square(to_planes(read_image(each.image)), side) for each in known.valid[::step]])
+    chosen = spread(known.valid, COMPARED)
+    pictures = torch.stack([square(to_planes(read_image(each.image)), side) for each in chosen])
     expected = probabilities_by(job.model)(pictures)
 
     def accuracy(what: Classifying) -> ClassifierMetrics | None:

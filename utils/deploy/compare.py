@@ -53,20 +53,22 @@ def compare_maps(
 ) -> dict[str, float]:
     """The greatest difference of each map that both show, as a share of the greatest value in it.
 
-    Infinite where the shapes are not the same.
+    Infinite where the shapes are not the same, NaN where there are values that are not finite.
     """
     worst: dict[str, float] = {}
     for image in images:
         own, its = reference(image), other(image)
         for name in (name for name in own if name in its):
-            worst[name] = max(worst.get(name, 0.0), relative_difference(own[name], its[name]))
+            worst[name] = float(np.maximum(worst.get(name, 0.0), relative_difference(own[name], its[name])))
     return worst
 
 
 def relative_difference(own: np.ndarray, its: np.ndarray) -> float:
-    """The greatest difference, as a share of the greatest value of `own`."""
+    """The greatest difference, as a share of the greatest value of `own`; see `compare_maps`."""
     if own.shape != its.shape:
         return float("inf")
+    if not (np.isfinite(own).all() and np.isfinite(its).all()):
+        return float("nan")
     return float(np.abs(own - its).max() / max(float(np.abs(own).max()), 1e-30))
 
 

@@ -125,6 +125,8 @@ def _opencv(cfg: Path) -> Callable[[np.ndarray], Maps]:
 
 
 def _torchscript(runtime: TorchScript, picture: np.ndarray) -> Maps:
+    if not hasattr(runtime.module, "heads"):  # of an older version
+        return {}
     with torch.inference_mode():
         heads = runtime.module.heads(torch.from_numpy(planes(picture[None])))
     return {f"head_{index}": head.float().numpy() for index, head in enumerate(heads)}

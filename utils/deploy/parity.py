@@ -7,16 +7,17 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.deploy.compare import LIMITS, compare_maps, compare_runtimes
+from utils.deploy.compare import LIMITS, UNFOLDED, compare_maps, compare_runtimes
 from utils.deploy.maps import Maps
 from utils.evaluation.matching import overlaps
 from utils.figure import new_figure, save_figure
 from utils.files import write_text
 from utils.inference.postprocess import detections
 from utils.log import say
+from utils.runtimes.opencv import OpenCv
 from utils.runtimes.runtime import Runtime
 
-PICTURES = 8  # of the source that are compared, spread over all of it
+PICTURES = 8  # of the source that are compared, the first
 LOOSE = {"bfloat16": (16.0, 0.1, 0.1), "int8": (32.0, 0.2, 0.3)}
 """What computing in fewer bits makes, in pixels, score, and shares of a map's maximum; by trial on trained networks."""
 
@@ -30,7 +31,7 @@ class ParityBenchmark:
     b: str
     """The other one."""
     source: str
-    """Images to compare on, a folder, file or glob pattern (in quotes); up to eight are taken."""
+    """Images to compare on, a folder, file, glob pattern (in quotes) or video: the first eight pictures."""
     a_cfg: str | None = None
     """Network of --a (default: the one inside the .pt)."""
     b_cfg: str | None = None
@@ -54,7 +55,9 @@ class Stage:
     """What was found."""
     agrees: bool
     share: float | None = None
-    """Of a layer: its difference as a share of its maximum."""
+    """Of a layer or head: its difference as a share of its maximum; None where that is no number."""
+    is_layer: bool = False
+    """Or a head."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,7 @@ def limits(a: Runtime, b: Runtime) -> tuple[float, float, float]:
     """Pixels, score and share of a map's maximum that rounding explains, by what the two compute in."""
     known = {**LIMITS, **LOOSE}
     kinds = [each.precision.split(" and ") for each in (a, b)]
+    kinds += [[UNFOLDED] for each in (a, b) if isinstance(each, OpenCv) and each.normalises]
     return max(known.get(kind, LIMITS["float32"]) for pair in kinds for kind in pair)
 
 
@@ -78,14 +82,16 @@ def compare_stages(a: Side, b: Side, images: Sequence[np.ndarray], conf: float, 
     """In the order in which a picture passes them; `images` (H, W, 3) RGB uint8 of the input's size."""
     pixels, score, share = limits(a.runtime, b.runtime)
     one, two = a.runtime.info, b.runtime.info
-    stages = [Stage("input", f"{images[0].shape[1]}x{images[0].shape[0]}, letterboxed, RGB in 0..1, by both", True)]
+    stages = []
     for what in ("names", "anchors"):
         alike = getattr(one, what) == getattr(two, what)
         stages.append(Stage(what, "the same" if alike else f"not the same {what}", alike))
     found = compare_maps(a.maps, b.maps, images)
     for name in sorted(found, key=lambda name: (name.startswith("head"), int(name.rpartition("_")[2]))):
-        words = f"{found[name]:.2g} of its maximum" if np.isfinite(found[name]) else "other shapes"
-        stages.append(Stage(name.replace("_", " "), words, found[name] <= share, found[name]))
+        known = found[name] if np.isfinite(found[name]) else None
+        wrong = "not finite numbers" if np.isnan(found[name]) else "other shapes"
+        words = wrong if known is None else f"{known:.2g} of its maximum"
+        stages.append(Stage(name.replace("_", " "), words, found[name] <= share, known, is_layer=True))
     if len(one.names) != len(two.names):
         return stages
     if one.nms is None and two.nms is None:
@@ -95,8 +101,9 @@ def compare_stages(a: Side, b: Side, images: Sequence[np.ndarray], conf: float, 
             stages.append(Stage("decoding", apart.words(), apart.pixels <= pixels and apart.score <= score))
         else:
             stages.append(Stage("decoding", f"{counts[0]} and {counts[1]} predictions", False))
-    inside = next((each for each in (two.nms, one.nms) if each is not None), (conf, iou))
-    stages.append(compare_boxes(a.runtime, b.runtime, images, (max(conf, inside[0]), min(iou, inside[1])), score))
+    confidences, overlaps_kept = zip((conf, iou), *(each.nms for each in (one, two) if each.nms), strict=True)
+    thresholds = max(confidences), min(overlaps_kept)
+    stages.append(compare_boxes(a.runtime, b.runtime, images, thresholds, score))
     return stages
 
 
@@ -128,14 +135,14 @@ def has_like(own: np.ndarray, its: np.ndarray) -> np.ndarray:
 
 
 def table(stages: Sequence[Stage]) -> str:
-    """A line a stage; of layers that agree only the last before and the greatest."""
-    layers = [stage for stage in stages if stage.share is not None]
+    """A line a stage; of layers the first five that differ, and of those that agree the one that differs most."""
+    layers = [stage for stage in stages if stage.is_layer]
     shown = [stage for stage in layers if not stage.agrees][:5]
     agreeing = [stage for stage in layers if stage.agrees]
     if agreeing:
         shown.append(max(agreeing, key=lambda stage: stage.share or 0))
     lines = [f"{stage.name:10} {'agrees ' if stage.agrees else 'DIFFERS'} {stage.words}" for stage in stages
-             if stage.share is None or stage in shown]  # fmt: skip
+             if not stage.is_layer or stage in shown]  # fmt: skip
     hidden = len(layers) - len([stage for stage in layers if stage in shown])
     return "\n".join(lines) + (f"\n({hidden} more layers are in parity.json)" if hidden else "")
 
@@ -150,9 +157,9 @@ def finish(folder: Path, a: Side, b: Side, stages: Sequence[Stage], on: str) -> 
     """Print the table and the verdict; write parity.json, and parity.png with the difference of each layer."""
     written = {"a": a.name, "b": b.name, "verdict": verdict(stages), "stages": [asdict(stage) for stage in stages]}
     write_text(folder / "parity.json", json.dumps(written, indent=2) + "\n")
-    layers = [stage for stage in stages if stage.share is not None]
+    layers = [stage for stage in stages if stage.is_layer]
     figure, axes = new_figure((max(6.0, 0.1 * len(layers) + 3), 4.5), 1, 1)
-    heights = [min(max(stage.share or 0.0, 1e-8), 10.0) for stage in layers]
+    heights = [10.0 if stage.share is None else min(max(stage.share, 1e-8), 10.0) for stage in layers]
     axes.bar(range(len(layers)), heights, color=["tab:blue" if stage.agrees else "tab:red" for stage in layers])
     axes.axhline(limits(a.runtime, b.runtime)[2], color="black", linestyle="--", linewidth=1)
     title = f"{Path(a.name).name} and {Path(b.name).name}: {verdict(stages)}"

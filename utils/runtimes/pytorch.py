@@ -21,7 +21,6 @@ class PyTorch(Runtime):
 
     def __init__(self, model: Any, dtype: torch.dtype | None = None, wrap: Any = None, compiled: bool = False) -> None:
         network = fuse(model).to(memory_format=torch.channels_last)
-        self.compiled = compiled
         if compiled:
             network = torch.compile(network, dynamic=False, options={"freezing": True})
         self.model = network if wrap is None else wrap(network)
@@ -35,9 +34,7 @@ class PyTorch(Runtime):
         with torch.no_grad(), torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
             try:
                 found: np.ndarray = self.model(batch).cpu().numpy()
-            except RuntimeError as error:
-                if not self.compiled:
-                    raise
+            except torch._dynamo.exc.TorchDynamoException as error:
                 reason = str(error).strip().partition("\n")[0]
                 raise InputError(
                     f"--compile: expected a C++ compiler, and a network that it takes ({reason})"

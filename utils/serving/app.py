@@ -5,8 +5,9 @@ a limit in bytes, which ends the reading, and one in pixels, which is checked in
 """
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -137,7 +138,15 @@ def make_app(
 
     One thread computes, one image after the other; requests wait their turn.
     """
+    one = ThreadPoolExecutor(1, "network")
+
+    @contextlib.asynccontextmanager
+    async def life(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        one.shutdown(wait=False, cancel_futures=True)  # requests that still wait
+
     app = FastAPI(
+        lifespan=life,
         title="Object detection",
         description=f"Finds {', '.join(predictor.names)} in images, with {network}.",
         docs_url=None,  # its page would load code from elsewhere
@@ -145,7 +154,6 @@ def make_app(
     )
     app.add_middleware(BodyLimit, limit=limits.max_bytes + FORM)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))
-    one = ThreadPoolExecutor(1, "network")
 
     @app.exception_handler(RequestValidationError)
     async def explain(_: Request, error: RequestValidationError) -> JSONResponse:

@@ -6,7 +6,7 @@ const canvas = get("picture"), pen = canvas.getContext("2d");
 let network = null;  // what /network says
 let shown = null;    // {blob, name, bitmap}
 let found = null;    // what /predict said last
-let busy = false, again = false;
+let running = null, again = false;
 let stream = null;   // of the camera
 
 function complain(text) {
@@ -23,12 +23,15 @@ async function ask(blob, name) {
   return said;
 }
 
-// One request at a time; what changes meanwhile is asked for once, when it is back.
-async function update() {
-  if (!shown) return;
-  if (busy) { again = true; return; }
-  busy = true;
-  do {
+// One request at a time; what changes meanwhile is asked for once, when it is back. Done when all is answered.
+function update() {
+  again = true;
+  running = running || answerAll().finally(() => { running = null; });
+  return running;
+}
+
+async function answerAll() {
+  while (again && shown) {
     again = false;
     const asked = shown, start = performance.now();
     try {
@@ -38,12 +41,14 @@ async function update() {
         report(performance.now() - start);
       }
     } catch (error) {
-      if (asked === shown) { found = null; report(null); }
-      complain(error instanceof TypeError ? "The server cannot be reached. Is it still running?" : error.message);
+      if (asked === shown) {
+        found = null;
+        report(null, "no answer");
+        complain(error instanceof TypeError ? "The server cannot be reached. Is it still running?" : error.message);
+      }
     }
     draw();
-  } while (again);
-  busy = false;
+  }
 }
 
 async function show(blob, name) {
@@ -54,6 +59,7 @@ async function show(blob, name) {
   if (shown) shown.bitmap.close();
   shown = { blob, name, bitmap };
   found = null;
+  report(null, "looking ...");
   draw();
   await update();
 }
@@ -96,7 +102,7 @@ function row(...cells) {
   return line;
 }
 
-function report(total) {
+function report(total, nothing = "nothing") {
   const counts = new Map();
   for (const box of found ? found.boxes : []) counts.set(box.class, (counts.get(box.class) || 0) + 1);
   const items = [...counts].sort((one, two) => two[1] - one[1]).map(([label, number]) => {
@@ -107,10 +113,10 @@ function report(total) {
     return item;
   });
   if (!items.length) {
-    const nothing = document.createElement("li");
-    nothing.className = "quiet";
-    nothing.textContent = found ? "nothing" : "no answer";
-    items.push(nothing);
+    const item = document.createElement("li");
+    item.className = "quiet";
+    item.textContent = nothing;
+    items.push(item);
   }
   get("counts").replaceChildren(...items);
   const words = { read: "decode the file", preprocess: "resize", inference: "network", nms: "NMS" };
@@ -154,7 +160,7 @@ async function useCamera() {
     if (shown) shown.bitmap.close();
     shown = { blob, name: "camera.jpg", bitmap };
     await update();
-    if (!found) stopCamera();  // what is wrong stays to be read
+    if (!get("message").hidden) stopCamera();  // what is wrong stays to be read
   }
 }
 
@@ -178,13 +184,13 @@ async function start() {
   const classes = names.length <= 8 ? names.join(", ") : `${names.length} classes, such as ${names.slice(0, 5).join(", ")}`;
   get("about").textContent = `finds ${classes} · ${size[0]} × ${size[1]} pixels · ${network.runtime}, ${network.precision}`;
   document.title = network.network;
+  if (network.nms) { get("conf").min = network.nms[0]; get("iou").max = network.nms[1]; }
   for (const key of ["conf", "iou"]) {
     const slider = get(key), tell = () => { get(`${key}-value`).textContent = Number(slider.value).toFixed(2); };
     slider.value = network[key];
     tell();
     slider.addEventListener("input", () => { tell(); complain(""); update(); });
   }
-  if (network.nms) { get("conf").min = network.nms[0]; get("iou").max = network.nms[1]; }
   get("curl").textContent = `curl -F image=@photo.jpg "${location.origin}/predict?conf=${network.conf}&iou=${network.iou}"`;
   for (let number = 0; number < network.samples; number++) {
     const button = document.createElement("button"), picture = document.createElement("img");
