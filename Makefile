@@ -12,7 +12,8 @@ demo: .venv/main.done
 	$(BIN)/python -m examples.demo
 
 test: .venv/dev.done
-	$(PYTEST)
+	$(PYTEST) -m "not alone"
+	$(BIN)/python -m pytest -m alone
 
 lint: .venv/dev.done
 	$(BIN)/ruff check .
