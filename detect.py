@@ -145,13 +145,12 @@ class Job:
         """One for each picture, in order."""
         width, height = self.predictor.size
         blank = Frame(np.zeros((height, width, 3), np.uint8), "")
-        self.predictor(
-            [blank] * (1 if self.source.live else self.options.batch_size)
-        )  # the first run is slow; not timed
+        size = 1 if self.source.live else self.options.batch_size
+        self.predictor([blank] * size)  # the first run is slow; not timed
         frames: Iterable[Frame] = self.source.frames()
         if not self.source.live:  # live sources have threads of their own, and nothing may wait
-            frames = ahead(frames, AHEAD * self.options.batch_size)
-        for batch in batches(frames, 1 if self.source.live else self.options.batch_size):
+            frames = ahead(frames, AHEAD * size)
+        for batch in batches(frames, size):
             results = self.predictor(batch)
             yield from results if self.tracker is None else map(self.tracker, results)
 

@@ -3,7 +3,6 @@
 Each file is loaded in its runtime and compared with PyTorch on real images before it is kept.
 """
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +16,7 @@ from utils.data.dataset import letterboxed
 from utils.data.labels import Sample, load_samples, spread
 from utils.deploy.classifier import ExportedClassifier, export_classifier
 from utils.deploy.compare import UNFOLDED, Difference, compare_maps, compare_runtimes
-from utils.deploy.formats import KINDS, Format, check_formats, move_into, parse_formats, remove
+from utils.deploy.formats import KINDS, Format, check_formats, kept_if_good, parse_formats, remove
 from utils.deploy.maps import head_names, maps_inside
 from utils.deploy.network import Calibration, Job
 from utils.deploy.quantize import CALIBRATED, layer_errors, loosen
@@ -198,11 +197,10 @@ def validation_samples(spec: DataSpec) -> list[Sample]:
 
 def write(options: ExportOptions, subject: Subject, name: Format, folder: Path, stem: str) -> Exported:
     """One format, into `folder`. Raises InputError where it is too far from PyTorch; nothing is left of it then."""
-    with tempfile.TemporaryDirectory(prefix=".export-", suffix=".partial", dir=folder) as partial:
-        path = Path(partial) / f"{stem}{KINDS[name].suffix}"
+    with kept_if_good(folder) as partial:
+        path = partial / f"{stem}{KINDS[name].suffix}"
         done = write_int8(options, subject, name, path) if options.int8 else write_once(options, subject, name, path)
-        size = sum(file.stat().st_size for file in Path(partial).rglob("*") if file.is_file())
-        move_into(Path(partial), folder)
+        size = sum(file.stat().st_size for file in partial.rglob("*") if file.is_file())
     done = replace(done, path=folder / path.name)
     measured = "" if done.metrics is None else f"; {precision_words(done.metrics)}"
     compared = f"against PyTorch on {counted(len(subject.images), 'image')}: {done.difference.words()}"

@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 import onnxruntime
 
-session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
-known = json.loads(session.get_modelmeta().custom_metadata_map["metadata.json"])
+network = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
+known = json.loads(network.get_modelmeta().custom_metadata_map["metadata.json"])
 (width, height), names = known["size"], known["names"]
 image = cv2.imread(sys.argv[2])
 
@@ -22,6 +22,6 @@ picture = np.full((height, width, 3), 114, np.uint8)
 picture[top : top + inside.shape[0], left : left + inside.shape[1]] = inside
 planes = picture[None, :, :, ::-1].transpose(0, 3, 1, 2).astype(np.float32) / 255  # BGR -> RGB, (1, 3, H, W)
 
-for _, x1, y1, x2, y2, score, label in session.run(None, {"images": planes})[0]:
+for _, x1, y1, x2, y2, score, label in network.run(None, {"images": planes})[0]:
     box = (np.array([x1, y1, x2, y2]) - [left, top, left, top]) / ratio
     print(f"{names[int(label)]} {score:.3f}", *(f"{side:.1f}" for side in box))

@@ -159,9 +159,9 @@ def test_many_at_once_lose_nothing_and_memory_stays(server: tuple[str, subproces
     end = time.monotonic() + SECONDS
 
     def client() -> None:
-        with httpx.Client(timeout=30) as session:
+        with httpx.Client(timeout=30) as connection:
             while time.monotonic() < end:
-                answer = session.post(f"{server[0]}/predict", files={"image": ("photo.jpg", content)})
+                answer = connection.post(f"{server[0]}/predict", files={"image": ("photo.jpg", content)})
                 answers.append(answer.status_code == 200 and answer.json()["boxes"] == expected)
 
     threads = [threading.Thread(target=client) for _ in range(CLIENTS)]

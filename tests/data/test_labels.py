@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from utils.data.labels import Problem, label_path, load_samples, mirrored_label_path, read_labels, report
+from utils.data.labels import Problem, label_path, load_samples, mirrored_label_path, read_labels, report, spread
 from utils.errors import DataError
 
 
@@ -137,3 +137,11 @@ def test_report(capsys: pytest.CaptureFixture[str]) -> None:
     assert lines[4:] == ["12 problems in the data: odd (6), even (6)"]
     report([])
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    "items, count, chosen",
+    [(range(9), 5, [0, 2, 4, 6, 8]), (range(5), 2, [0, 4]), (range(3), 4, [0, 1, 2]), (range(3), 1, [0]), ([], 4, [])],
+)
+def test_spread_has_both_ends_and_even_steps(items: list[int], count: int, chosen: list[int]) -> None:
+    assert spread(items, count) == chosen

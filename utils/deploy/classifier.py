@@ -1,6 +1,5 @@
 """Classifiers as files for other runtimes: pictures' squares in, probabilities out."""
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,16 +7,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from utils.data.classes import load_classes
+from utils.data.classes import ClassSample, load_classes
 from utils.data.classification import ClassEvaluationSet, class_evaluation_loader, square, to_planes
 from utils.data.images import read_image
 from utils.data.labels import spread
-from utils.deploy.formats import KINDS, Format, move_into
+from utils.deploy.formats import KINDS, Format, kept_if_good
 from utils.deploy.network import Job
 from utils.errors import DataError, InputError
 from utils.evaluation.classification import ClassifierMetrics, Classifying, classify, measure_classes, probabilities_by
 from utils.log import counted, say
 from utils.runtimes.opening import open_exported
+from utils.runtimes.runtime import NetworkInfo
 
 COMPARED = 4  # pictures
 BATCH = 32
@@ -48,40 +48,39 @@ def export_classifier(
     for name in formats:
         if name in UNABLE:
             raise InputError(f"--format {name}: expected a detector; Darknet has no form of this classifier")
-    side = job.info.size[0]
     known = load_classes(data, 0, job.info.names if measured else None)
     if not known.valid:
         raise DataError(f"{data}: expected validation images, which exported files are compared on")
-    chosen = spread(known.valid, COMPARED)
-    pictures = torch.stack([square(to_planes(read_image(each.image)), side) for each in chosen])
-    expected = probabilities_by(job.model)(pictures)
-
-    def accuracy(what: Classifying) -> ClassifierMetrics | None:
-        if not measured:
-            return None
-        loader = class_evaluation_loader(ClassEvaluationSet(known.valid, side), BATCH, 0)
-        return measure_classes(classify(what, len(job.info.names), loader, None, "classifying"), job.info.names)
-
-    before = accuracy(job.model)
-    if before is not None:
-        say(f"PyTorch: {before}")
+    if measured:
+        say(f"PyTorch: {accuracy(job.model, known.valid, job.info)}")
     folder.mkdir(parents=True, exist_ok=True)
-    done = []
-    for name in formats:
-        with tempfile.TemporaryDirectory(prefix=".export-", suffix=".partial", dir=folder) as partial:
-            path = Path(partial) / f"{stem}{KINDS[name].suffix}"
-            KINDS[name].write(job, path)
-            runtime = open_exported(path, precision="float32" if name == "openvino" else None)
-            apart = float(np.abs(probabilities_by(runtime)(pictures) - expected).max())
-            if not apart <= LIMITS[job.info.precision]:
-                raise InputError(
-                    f"--format {name}: {runtime.kind} differs from PyTorch by more than rounding (a probability by "
-                    f"{apart:.2g}); nothing was written"
-                )
-            one = ExportedClassifier(name, folder / path.name, apart, accuracy(runtime))
-            move_into(Path(partial), folder)
-        words = "" if one.metrics is None else f"; {one.metrics}"
-        compared = f"against PyTorch on {counted(len(pictures), 'picture')}: probabilities {apart:.2g}"
-        say(f"{one.path}: written; {compared}{words}")
-        done.append(one)
-    return done
+    return [write(job, name, folder, stem, known.valid, measured) for name in formats]
+
+
+def write(
+    job: Job, name: Format, folder: Path, stem: str, valid: Sequence[ClassSample], measured: bool
+) -> ExportedClassifier:
+    """One format; see `export_classifier`."""
+    chosen = spread(valid, COMPARED)
+    pictures = torch.stack([square(to_planes(read_image(each.image)), job.info.size[0]) for each in chosen])
+    with kept_if_good(folder) as partial:
+        path = partial / f"{stem}{KINDS[name].suffix}"
+        KINDS[name].write(job, path)
+        runtime = open_exported(path, precision="float32" if name == "openvino" else None)
+        apart = float(np.abs(probabilities_by(runtime)(pictures) - probabilities_by(job.model)(pictures)).max())
+        if not apart <= LIMITS[job.info.precision]:
+            raise InputError(
+                f"--format {name}: {runtime.kind} differs from PyTorch by more than rounding (a probability by "
+                f"{apart:.2g}); nothing was written"
+            )
+        metrics = accuracy(runtime, valid, job.info) if measured else None
+    words = "" if metrics is None else f"; {metrics}"
+    compared = f"against PyTorch on {counted(len(pictures), 'picture')}: probabilities {apart:.2g}"
+    say(f"{folder / path.name}: written; {compared}{words}")
+    return ExportedClassifier(name, folder / path.name, apart, metrics)
+
+
+def accuracy(what: Classifying, samples: Sequence[ClassSample], info: NetworkInfo) -> ClassifierMetrics:
+    """Top-1, top-5 and the rest on the samples."""
+    loader = class_evaluation_loader(ClassEvaluationSet(samples, info.size[0]), BATCH, 0)
+    return measure_classes(classify(what, len(info.names), loader, None, "classifying"), info.names)

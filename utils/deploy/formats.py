@@ -2,7 +2,9 @@
 
 import shutil
 import subprocess
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -140,10 +142,14 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def move_into(partial: Path, folder: Path) -> None:
-    """Move all that is in `partial`, a folder on the same disk, into `folder`, over what has these names there."""
-    for new in sorted(partial.iterdir()):
-        old, aside = folder / new.name, partial / f".old-{new.name}"
-        if old.is_dir():
-            old.rename(aside)  # a folder cannot be renamed over another; it goes with `partial`
-        new.replace(old)
+@contextmanager
+def kept_if_good(folder: Path) -> Iterator[Path]:
+    """A folder to write into; without an error all of it moves into `folder`, over what has these names there."""
+    with tempfile.TemporaryDirectory(prefix=".export-", suffix=".partial", dir=folder) as name:
+        partial = Path(name)
+        yield partial
+        for new in sorted(partial.iterdir()):
+            old, aside = folder / new.name, partial / f".old-{new.name}"
+            if old.is_dir():
+                old.rename(aside)  # a folder cannot be renamed over another; it goes with `partial`
+            new.replace(old)

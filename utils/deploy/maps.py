@@ -21,9 +21,8 @@ from utils.runtimes.torchscript import TorchScript
 Maps = Mapping[str, np.ndarray]
 """`layer_N`: what layer N of the cfg makes; `head_K`: what enters the Kth [yolo]. (1, C, H, W) each."""
 _LAYER = re.compile(r"layer_\d+")
-ACTIVATIONS = frozenset(
-    {"leaky", "relu", "relu6", "logistic", "mish", "swish", "tanh"}
-)  # as OpenCV's layers are called
+ACTIVATIONS = frozenset({"leaky", "relu", "relu6", "logistic", "mish", "swish", "tanh"})
+"""As OpenCV calls these layers."""
 
 
 def maps_inside(runtime: Runtime, path: Path | None = None) -> Callable[[np.ndarray], Maps]:
@@ -84,10 +83,10 @@ def _onnx(file: Path) -> Callable[[np.ndarray], Maps]:
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in made)
     options = ort.SessionOptions()
     options.log_severity_level = 3
-    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    network = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
     def run(picture: np.ndarray) -> Maps:
-        values = session.run(made, {"images": planes(picture[None])})
+        values = network.run(made, {"images": planes(picture[None])})
         return {name: value.astype(np.float32) for name, value in zip(made, values, strict=True)}
 
     return run

@@ -1,4 +1,4 @@
-"""Where two networks, or one in two runtimes, first disagree: input, layers, decoding, NMS, each with its numbers."""
+"""Where two networks, or one in two runtimes, first disagree: names, anchors, layers, decoding or NMS, with numbers."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -18,8 +18,11 @@ from utils.runtimes.opencv import OpenCv
 from utils.runtimes.runtime import Runtime
 
 PICTURES = 8  # of the source that are compared, the first
-LOOSE = {"bfloat16": (16.0, 0.1, 0.1), "int8": (32.0, 0.2, 0.3)}
-"""What computing in fewer bits makes, in pixels, score, and shares of a map's maximum; by trial on trained networks."""
+LOOSE = {"bfloat16": (16.0, 0.1, 0.4), "int8": (64.0, 0.5, 1.0)}
+"""Pixels, score, and share of a map's maximum that computing in fewer bits may cost: what it cost at most on 8 images
+each with yolov3-tiny, ghost-yolov3-tiny-lite and yolo-fastest-1.1, and some room. The last one cost most: in bfloat16
+10 pixels, 0.064 and 0.25, in int8 (ONNX Runtime) 52, 0.37 and 0.90, where it lost 0.002 of AP.
+"""
 
 
 @dataclass(frozen=True)

@@ -32,8 +32,7 @@ class OpenCv(Runtime):
         info = NetworkInfo.from_json(metadata.read_text(encoding="utf-8"), metadata)
         try:
             written = cfg.read_text(encoding="utf-8")
-            self.normalises = "batch_normalize=1" in written
-            """Whether batch normalisation is its own, with another epsilon."""
+            self.normalises = "batch_normalize=1" in written  # by itself, with another epsilon
             text = written.replace("[yolo]", f"[yolo]\nthresh={LEAST}")
             self.net = cv2.dnn.readNetFromDarknet(
                 np.frombuffer(text.encode(), np.uint8), np.fromfile(weights, np.uint8)
