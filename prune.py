@@ -79,15 +79,15 @@ def prune_once(options: PruneOptions, folder: Path | None = None) -> PruneResult
         return write_pruned(pruning, keep, folder)
     if keep.all() and not pruning.gone:
         raise InputError("nothing would be removed: expected a greater --percent, or less strict rules")
-    result = write_pruned(pruning, keep, new_run_folder(RUNS, options.name))
+    result = write_pruned(pruning, keep)
     given = {"t-weights": options.weights, "t-cfg": options.cfg, "data": options.data, "img-size": options.img_size}
     flags = "".join(f" --{flag} {value}" for flag, value in given.items() if value is not None)
     say(f"train on with: python train.py --weights {result.folder / 'pruned.pt'}{flags}")
     return result
 
 
-def write_pruned(pruning: Pruning, keep: np.ndarray, folder: Path) -> PruneResult:
-    """Remove all groups but `keep`, (groups,) bool; prove it, measure it, write it, tell it."""
+def write_pruned(pruning: Pruning, keep: np.ndarray, folder: Path | None = None) -> PruneResult:
+    """Remove all groups but `keep`, (groups,) bool; prove it, measure it, write it (default: a new folder), tell it."""
     options = pruning.options
     compact, difference, folded = pruning.proof(keep)
     if not difference <= TOLERANCE:
@@ -95,6 +95,7 @@ def write_pruned(pruning: Pruning, keep: np.ndarray, folder: Path) -> PruneResul
     before, after = standings([pruning.original, compact], pruning.size, pruning.clock, pruning.precision)
     rows = layer_channels(pruning.choice, pruning.model, keep)
     notes = layer_notes(rows)
+    folder = folder or new_run_folder(RUNS, options.name)
     title = f"{Path(options.weights).name} pruned: {counted(len(notes), 'layer')} with fewer channels"
     write_network(compact, folder, title, notes)
     draw_layers(folder / "channels.png", rows, f"{Path(options.weights).name}: channels of each layer")

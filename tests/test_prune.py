@@ -141,6 +141,7 @@ def test_the_knee_is_where_ap_begins_to_fall() -> None:
         (["--finetune-epochs", 2], "expected --data"),
         (["--auto"], "--auto: expected --data"),
         (["--auto", "--data", "shapes.data", "--percent", 0.5], "--auto with --percent"),
+        (["--auto", "--data", "shapes.data", "--finetune-epochs", 0], "--finetune-epochs 0: expected at least 1"),
         (["--target-latency-ms", "nan"], "expected more than 0"),
         (["--seed", -1], "--seed -1: expected 0 to"),
         (["--layers", 1], "--layers 1: expected at most 0"),

@@ -11,7 +11,7 @@ from tests.network.test_blocks import KIND_NAMES, network, section
 from utils.errors import InputError
 from utils.network.summary import gflops, trace
 from utils.pruning.apply import prune_channels
-from utils.pruning.cost import Costs, parse_target
+from utils.pruning.cost import Costs, in_short, parse_target
 from utils.pruning.groups import ChannelGroups
 from utils.pruning.importance import CRITERIA, group_scores, loss_changes
 from utils.pruning.layers import remove_block, remove_layers, residual_blocks
@@ -145,6 +145,15 @@ def test_targets_are_shares_or_amounts() -> None:
     for wrong in ("9M", "-1", "many", "0", "nan"):
         with pytest.raises(InputError, match="--x"):
             parse_target(wrong, 8e6, "--x")
+
+
+@pytest.mark.parametrize(
+    ("amount", "words"),
+    [(20, "20"), (999, "999"), (1e3, "1K"), (844_312, "844.3K"), (8_674_496, "8.674M"), (5.445e9, "5.445G")],
+)
+def test_amounts_are_told_as_they_are_asked_for(amount: float, words: str) -> None:
+    assert in_short(amount) == words
+    assert parse_target(words, 1e12, "--x") == pytest.approx(amount, rel=1e-3)
 
 
 # ---- Whole blocks --------------------------------------------------------------------------------------------------

@@ -103,12 +103,22 @@ class Target:
     flag: str
     present: float
     goal: float
-    words: str
+    unit: str
     strict: bool = True
+
+    def words(self, amount: float) -> str:
+        """`1.63G FLOPs`, `7.9 ms`."""
+        return f"{amount:.1f} ms" if self.unit == "ms" else f"{in_short(amount)} {self.unit}"
 
     def after(self, step: int, steps: int) -> float:
         """The goal of one of several steps, each of which leaves the same share of what the one before has left."""
         return self.present * min(1.0, self.goal / self.present) ** (step / steps)
+
+
+def in_short(amount: float) -> str:
+    """1,633,510,195 -> `1.634G`, as `parse_target` reads it."""
+    unit = next((unit for unit in ("G", "M", "K") if amount >= UNITS[unit]), None)
+    return f"{amount / UNITS[unit]:.4g}{unit}" if unit else f"{amount:.4g}"
 
 
 def parse_target(text: str, present: float, flag: str) -> float:
@@ -122,6 +132,6 @@ def parse_target(text: str, present: float, flag: str) -> float:
     if not 0 < value < present:
         raise InputError(
             f"{flag} {text}: expected a share of what there is, 0 to 1, or an amount such as 1.5M or 2G, "
-            f"less than the present {present:,.0f}"
+            f"less than the present {in_short(present)}"
         )
     return value

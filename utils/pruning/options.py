@@ -48,9 +48,9 @@ class PruneOptions:
     """First remove so many whole residual blocks, those of the least mean gamma."""
     iterations: int = 1
     """Prune in so many steps, each a part of the way, with --finetune-epochs after each."""
-    finetune_epochs: int = 0
-    """Train so many epochs after each step, on --data, with the network as it was before as teacher (with --auto: 30,
-    unless given).
+    finetune_epochs: int | None = None
+    """Train so many epochs after each step, on --data, with the network as it was before as teacher (default: 30 with
+    --auto, else none).
     """
     auto: bool = False
     """The whole way: sparsity training, then pruning and recovery in turns while AP holds; needs --data."""
@@ -85,7 +85,7 @@ class PruneOptions:
     @property
     def trains(self) -> bool:
         """Whether anything is trained."""
-        return self.auto or self.finetune_epochs > 0
+        return self.auto or bool(self.finetune_epochs)
 
     @property
     def alone(self) -> "PruneOptions":
@@ -125,8 +125,9 @@ def check_options(options: PruneOptions) -> None:
     if not 0 <= options.seed < 2**32:
         raise InputError(f"--seed {options.seed}: expected 0 to {2**32 - 1}")
     check_at_least(1, round_to=options.round_to, iterations=options.iterations, rounds=options.rounds)
-    check_at_least(0, layers=options.layers, finetune_epochs=options.finetune_epochs)
-    check_at_least(0, sparsity_epochs=options.sparsity_epochs or 0)
+    check_at_least(0, layers=options.layers, sparsity_epochs=options.sparsity_epochs or 0)
+    if options.finetune_epochs is not None:
+        check_at_least(1 if options.auto else 0, finetune_epochs=options.finetune_epochs)
     if options.iterations > 1 and not options.finetune_epochs:
         raise InputError(
             f"--iterations {options.iterations}: expected --finetune-epochs with it, to recover in between"

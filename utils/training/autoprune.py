@@ -120,7 +120,7 @@ class Search:
 
 def with_epochs(options: PruneOptions, images: int) -> PruneOptions:
     """The options with the trainings' lengths; no sparsity training by default where it would have too few steps."""
-    options = replace(options, finetune_epochs=options.finetune_epochs or EPOCHS)
+    options = replace(options, finetune_epochs=EPOCHS if options.finetune_epochs is None else options.finetune_epochs)
     steps, wanted = max(1, images // options.batch_size), options.sparsity_epochs
     epochs = EPOCHS if wanted is None else wanted
     few = 0 < epochs * steps < ENOUGH_STEPS

@@ -129,17 +129,17 @@ class Pruning:
         every, present = np.ones(whole.groups.count, bool), self.amount()(np.ones(self.groups.count, bool))
         if options.target_flops is not None:
             goal = parse_target(options.target_flops, 1e9 * whole.gflops(every), "--target-flops")
-            return Target("--target-flops", present, goal, "{:,.0f} FLOPs")
+            return Target("--target-flops", present, goal, "FLOPs")
         if options.target_params is not None:
             goal = parse_target(options.target_params, whole.parameters(every), "--target-params")
-            return Target("--target-params", present, goal, "{:,.0f} parameters")
+            return Target("--target-params", present, goal, "parameters")
         if options.target_latency_ms is not None:
             goal = options.target_latency_ms
             if goal >= present:
                 raise InputError(f"--target-latency-ms {goal:g}: expected less than the present {present:.1f} ms")
-            return Target("--target-latency-ms", present, goal, "{:.1f} ms")
+            return Target("--target-latency-ms", present, goal, "ms")
         goal = round((1 - options.share) * present, 6)  # 0.1 of 10 is 1
-        return Target("--percent", present, goal, "{:,.0f} channels", strict=False)
+        return Target("--percent", present, goal, "channels", strict=False)
 
     def keep(self, target: Target, step: int = 1, steps: int = 1) -> np.ndarray:
         """(groups,) bool: what stays, so that the target, or a step towards it, is reached.
@@ -154,7 +154,7 @@ class Pruning:
             return keep
         rules = f"--strategy {options.strategy}, --min-keep {options.min_keep:g} and --round-to {options.round_to}"
         if target.strict:
-            wanted, best = (target.words.format(value) for value in (goal, least))
+            wanted, best = target.words(goal), target.words(least)
             raise InputError(f"{target.flag}: expected what {rules} can reach, at least {best}; got {wanted}")
         say(f"{target.flag} {options.share:g}: stopped at {1 - least / target.present:.3f}, all that {rules} allow")
         return keep

@@ -69,6 +69,7 @@ def resumable(folder: Path, place: Callable[[], str]) -> Iterator[None]:
 
 def recovery(options: PruneOptions, folder: Path) -> TrainOptions:
     """The training of `folder`/pruned.pt, into `folder`/train, with what `options` were given as teacher."""
+    assert options.finetune_epochs
     start = str(folder / "pruned.pt")
     return TrainOptions(
         weights=start,
