@@ -21,7 +21,7 @@ import tyro
 from detect import AHEAD, DetectOptions, Job
 from export import ExportOptions, export
 from export import prepare as export_subject
-from models import expanded, load_model
+from models import load_model
 from prune import start, write_pruned
 from train import prepare, train
 from utils.clock import Watch, now
@@ -58,6 +58,7 @@ from utils.inference.writer import Outputs, Writer
 from utils.letterbox import letterbox, to_rgb
 from utils.log import counted, progress, say, warn
 from utils.network.block_benchmark import BlocksBenchmark, blocks_speed
+from utils.network.expand import expanded
 from utils.network.fuse import fuse
 from utils.options import check_at_least, check_thresholds, choose_device, parse_size, run_command, set_threads
 from utils.precision import AmpMode

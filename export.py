@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from classify import load_classifier
-from models import expanded, folded, is_checkpoint, load_model
+from models import is_checkpoint, load_model
 from utils.data.datafile import DataSpec, load_data
 from utils.data.dataset import letterboxed
 from utils.data.labels import Sample, load_samples, spread
@@ -25,6 +25,7 @@ from utils.evaluation.evaluate import EvaluationSettings, collect, evaluation_lo
 from utils.evaluation.metrics import Metrics, measure
 from utils.files import check_writable, find_file
 from utils.log import counted, say
+from utils.network.expand import expanded, folded
 from utils.network.weights import is_own, read_content
 from utils.options import check_thresholds, parse_size, run_command
 from utils.runtimes.opening import open_exported

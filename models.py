@@ -19,10 +19,9 @@ from utils.files import find_file, write_text
 from utils.names import class_names
 from utils.network import blocks, joins, pools, yolo  # noqa: F401  (register Darknet's sections)
 from utils.network.check import check_cfg, verdict
-from utils.network.expand import expand
-from utils.network.fuse import fuse
+from utils.network.expand import expanded
 from utils.network.graph import IMAGE, Graph, fit_heads, load_graph, num_classes_of, parse_graph
-from utils.network.registry import KINDS, Block, Stride
+from utils.network.registry import KINDS, Stride
 from utils.network.summary import format_table, trace
 from utils.network.weights import (
     Checkpoint,
@@ -241,32 +240,6 @@ def save_weights(model: Darknet, path: str | Path, training: dict[str, Any] | No
         save_checkpoint(path, Checkpoint(model.graph.to_cfg(), tuple(model.names), tensors, model.seen, training))
     else:
         raise WeightsError(f"{path}: expected a name that ends in .weights or .pt")
-
-
-def expanded(model: Darknet) -> Darknet:
-    """A copy in Darknet's own sections, in eval mode. Raises CfgError for a block that Darknet has no sections for."""
-    copy = Darknet(expand(model.graph, model.blocks), model.names).eval()
-    with torch.no_grad():
-        for source, target in zip(stream(model), stream(copy), strict=True):
-            target.copy_(source)
-    copy.seen = model.seen
-    return copy
-
-
-def folded(model: Darknet) -> Darknet:
-    """A copy of a network in Darknet's own sections whose convolutions have taken batch normalisation over."""
-    convs = [node.index for node in model.graph.nodes if getattr(node.options, "batch_normalize", False)]
-    copy = Darknet(model.graph.with_options({index: {"batch_normalize": False} for index in convs}), model.names).eval()
-    with torch.no_grad():
-        for source, target in zip(stream(fuse(model)), stream(copy), strict=True):
-            target.copy_(source)
-    copy.seen = model.seen
-    return copy
-
-
-def stream(model: Darknet) -> list[Tensor]:
-    """All tensors in the order of Darknet's weight stream."""
-    return [tensor for block in model.blocks if isinstance(block, Block) for tensor in block.darknet_tensors()]
 
 
 # ---- The command ---------------------------------------------------------------------------------------------------

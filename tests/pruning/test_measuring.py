@@ -14,7 +14,7 @@ from utils.pruning.measuring import clock_of
 
 @pytest.mark.slow
 @pytest.mark.alone
-@pytest.mark.parametrize("runtime", ["pytorch", "onnx", "openvino", "torchscript", "ncnn"])
+@pytest.mark.parametrize("runtime", ["pytorch", "onnx", "openvino", "torchscript", "ncnn", "opencv"])
 def test_more_work_takes_longer(runtime: Any, tmp_path: Path) -> None:
     (tmp_path / "x.cfg").write_text(CFG)
     small, large = load_model(tmp_path / "x.cfg"), load_model("yolov3-tiny.cfg")

@@ -14,15 +14,16 @@ from torch import Tensor
 from utils.data.datafile import load_data
 from utils.data.dataset import letterboxed
 from utils.data.labels import Sample, load_samples
-from utils.deploy.formats import KINDS, Format
+from utils.deploy.formats import KINDS
 from utils.deploy.network import Job
 from utils.evaluation.evaluate import EvaluationSettings, collect, evaluation_loader
 from utils.evaluation.metrics import Metrics, measure
 from utils.letterbox import GREY
+from utils.network.expand import expanded, folded
 from utils.network.speed import inference_pass, time_in_turns
 from utils.network.summary import gflops, trace
 from utils.pruning.cost import Standing
-from utils.pruning.options import Timed
+from utils.pruning.options import Timed, TimedExport
 from utils.runtimes.opening import open_exported
 from utils.runtimes.pytorch import describe
 
@@ -38,9 +39,9 @@ def clock_of(runtime: Timed, size: tuple[int, int], device: torch.device, rounds
     return torch_clock(size, device, rounds) if runtime == "pytorch" else exported_clock(runtime, size, rounds)
 
 
-def exported_clock(runtime: Format, size: tuple[int, int], rounds: int) -> Clock:
-    """Medians on the CPU in the runtime of an export format, from pixels to predictions, in the precision it takes."""
-    kind = KINDS[runtime]
+def exported_clock(runtime: TimedExport, size: tuple[int, int], rounds: int) -> Clock:
+    """Medians on the CPU in a runtime of export.py's files, from pixels to predictions, in the precision it takes."""
+    kind = KINDS["darknet" if runtime == "opencv" else runtime]
 
     def clock(models: Sequence[Any]) -> list[float]:
         picture = np.full((1, size[1], size[0], 3), GREY, np.uint8)
@@ -48,7 +49,8 @@ def exported_clock(runtime: Format, size: tuple[int, int], rounds: int) -> Clock
         with TemporaryDirectory() as folder:
             for index, model in enumerate(models):
                 path = Path(folder) / f"{index}{kind.suffix}"
-                kind.write(Job(model, replace(describe(model, size), dynamic=False)), path)
+                form = folded(expanded(model)) if runtime == "opencv" else model
+                kind.write(Job(form, replace(describe(form, size), dynamic=False)), path)
                 works[index] = partial(open_exported(path).infer, picture)
             times = time_in_turns(works, torch.device("cpu"), rounds)
         return [times[index] for index in works]

@@ -10,7 +10,8 @@ from utils.pruning.importance import Criterion
 from utils.pruning.plan import Strategy
 
 DEFAULT_SHARE = 0.5
-Timed = Literal["pytorch", "onnx", "openvino", "torchscript", "ncnn"]
+TimedExport = Literal["onnx", "openvino", "torchscript", "ncnn", "opencv"]
+Timed = Literal["pytorch", TimedExport]
 TARGETS = ("percent", "target_flops", "target_params", "target_latency_ms")
 
 
@@ -33,7 +34,9 @@ class PruneOptions:
     target_latency_ms: float | None = None
     """Remove channels until an image takes so many milliseconds on this machine, in --runtime."""
     runtime: Timed = "pytorch"
-    """What milliseconds are measured in: pytorch, or what export.py writes for onnx, openvino, torchscript or ncnn."""
+    """What milliseconds are measured in: pytorch, or what export.py writes for onnx, openvino, torchscript, ncnn or
+    opencv (--format darknet --fold-bn).
+    """
     strategy: Strategy = "slim"
     """Channels that shortcuts tie: normal (they stay), shortcut (their mean counts), slim (the greatest counts)."""
     importance: Criterion | None = None
