@@ -11,7 +11,7 @@ from models import Darknet, load_model, save_weights
 from train import train
 from utils.errors import InputError
 from utils.files import check_writable, new_run_folder, write_text
-from utils.log import counted, say
+from utils.log import counted, say, warn
 from utils.options import run_command
 from utils.pruning.cost import Standing
 from utils.pruning.measuring import standings
@@ -80,6 +80,9 @@ def prune_once(options: PruneOptions, folder: Path | None = None) -> PruneResult
     if keep.all() and not pruning.gone:
         raise InputError("nothing would be removed: expected a greater --percent, or less strict rules")
     result = write_pruned(pruning, keep)
+    goal, reached = options.target_latency_ms, result.after.milliseconds
+    if goal is not None and reached is not None and reached > 1.1 * goal:
+        warn(f"--target-latency-ms {goal:g}: met while choosing, {reached:.1f} ms in the table: this machine is busy")
     given = {"t-weights": options.weights, "t-cfg": options.cfg, "data": options.data, "img-size": options.img_size}
     flags = "".join(f" --{flag} {value}" for flag, value in given.items() if value is not None)
     say(f"train on with: python train.py --weights {result.folder / 'pruned.pt'}{flags}")

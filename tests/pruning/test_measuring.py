@@ -1,5 +1,6 @@
 """What times networks: any runtime, on the same scale."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from models import load_model
 from tests.commands import CFG, run
 from tests.conftest import randomise
-from utils.pruning.measuring import clock_of
+from utils.pruning.measuring import clock_of, steady
 
 
 @pytest.mark.slow
@@ -21,6 +22,17 @@ def test_more_work_takes_longer(runtime: Any, tmp_path: Path) -> None:
     randomise(small)
     times = clock_of(runtime, (96, 96), torch.device("cpu"), 3)([large, small, large])
     assert 0 < 3 * times[1] < min(times[0], times[2])
+
+
+def test_milliseconds_are_those_of_the_quietest_moment() -> None:
+    load = iter([3.0, 1.0, 2.0, 1.5])  # how much slower the machine is, call by call
+
+    def clock(models: Sequence[Any]) -> list[float]:
+        slower = next(load)
+        return [slower * model for model in models]
+
+    milliseconds = steady(clock, 40.0)
+    assert [milliseconds(10.0) for _ in range(4)] == [30.0, 10.0, 10.0, 10.0]
 
 
 def test_a_latency_in_another_runtime(tmp_path: Path, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:

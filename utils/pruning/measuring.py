@@ -1,5 +1,6 @@
 """Networks measured: size, speed, AP; and the pictures that two networks are compared on."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -68,6 +69,22 @@ def torch_clock(size: tuple[int, int], device: torch.device, rounds: int) -> Clo
         return [times[index] for index in passes]
 
     return clock
+
+
+def steady(clock: Clock, reference: Any) -> Callable[[Any], float]:
+    """What times a network on a machine that others use, too: milliseconds as they were at its quietest.
+
+    Network and reference are timed in turns; their ratio times the least that the reference has taken so far.
+    """
+    least = math.inf
+
+    def milliseconds(model: Any) -> float:
+        nonlocal least
+        own, its = clock([model, reference])
+        least = min(least, its)
+        return own / its * least
+
+    return milliseconds
 
 
 def standings(

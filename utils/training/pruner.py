@@ -25,7 +25,7 @@ from utils.pruning.cost import Costs, Target, parse_target
 from utils.pruning.groups import ChannelGroups
 from utils.pruning.importance import Changes, Criterion, group_scores, loss_changes
 from utils.pruning.layers import remove_layers
-from utils.pruning.measuring import clock_of, precision_of, proof_images, some_shapes
+from utils.pruning.measuring import clock_of, precision_of, proof_images, some_shapes, steady
 from utils.pruning.options import PruneOptions, check_options
 from utils.pruning.plan import Choice, Limits
 from utils.training.assign import head_specs
@@ -61,6 +61,7 @@ class Pruning:
         samples = [] if self.spec is None else read_samples(self.spec, self.spec.valid)
         self.precision = precision_of(samples, settings) if samples else None
         self.clock = clock_of(options.runtime, self.size, self.device)
+        self.milliseconds = steady(clock_of(options.runtime, self.size, self.device, QUICK_ROUNDS), self.original)
         self.images = proof_images(samples or some_shapes(), self.size, self.device)
         self.model, self.gone = remove_layers(self.original, options.layers, build)
         self.groups = ChannelGroups.of(self.model)
@@ -116,8 +117,7 @@ class Pruning:
         if options.target_params is not None:
             return costs.parameters
         if options.target_latency_ms is not None:
-            clock = clock_of(options.runtime, self.size, self.device, QUICK_ROUNDS)
-            return lambda keep: clock([self.without(keep)])[0]
+            return lambda keep: self.milliseconds(self.without(keep))
         sizes, removable = self.groups.sizes, self.choice.removable
         return lambda keep: float(sizes[keep & removable].sum())
 
