@@ -25,10 +25,11 @@ from utils.evaluation.evaluate import EvaluationSettings, collect, evaluation_lo
 from utils.evaluation.metrics import Metrics, measure
 from utils.files import check_writable, find_file
 from utils.log import counted, say
+from utils.names import warn_of_other_names
 from utils.network.expand import expanded, folded
 from utils.network.weights import is_own, read_content
 from utils.options import check_thresholds, parse_size, run_command
-from utils.runtimes.opening import open_exported
+from utils.runtimes.opening import find_exported, open_exported
 from utils.runtimes.pytorch import PyTorch, describe
 from utils.runtimes.runtime import NetworkInfo, Precision, Runtime
 
@@ -117,6 +118,8 @@ def export(options: ExportOptions) -> Sequence[Exported | ExportedClassifier]:
     weights = find_file(options.weights, "weights")
     folder = weights.parent if options.output is None else Path(options.output)
     check_writable(folder)
+    if find_exported(options.weights) is not None:
+        raise InputError(f"{weights}: export.py wrote it; expected the .pt or .weights that it was made of")
     if is_classifier(weights, options.cfg):
         return classifier(options, formats, weights, folder)
     subject = prepare(options)
@@ -162,6 +165,8 @@ def prepare(options: ExportOptions) -> Subject:
         raise InputError(
             f"the network has {model.num_classes} classes, {options.data} has {spec.num_classes}: expected the same"
         )
+    if options.data is not None:
+        warn_of_other_names(model.names, spec.names, options.data)
     size = parse_size(options.img_size) or (model.graph.net.width, model.graph.net.height)
     model.check_size(*size)
     samples = validation_samples(spec)

@@ -163,7 +163,7 @@ def load_model(
     elif checkpoint is not None:
         graph = parse_graph(checkpoint.cfg, f"the cfg inside {file}")
     else:
-        raise InputError("expected --cfg (only a .pt brings its own)")
+        raise InputError(f"{weights or 'no weights'}: expected --cfg with it (only a .pt brings its own)")
     if num_classes is not None and num_classes != num_classes_of(graph):
         graph = fit_heads(graph, num_classes)
     model = Darknet(graph)

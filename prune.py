@@ -83,7 +83,8 @@ def prune_once(options: PruneOptions, folder: Path | None = None) -> PruneResult
     goal, reached = options.target_latency_ms, result.after.milliseconds
     if goal is not None and reached is not None and reached > 1.1 * goal:
         warn(f"--target-latency-ms {goal:g}: met while choosing, {reached:.1f} ms in the table: this machine is busy")
-    given = {"t-weights": options.weights, "t-cfg": options.cfg, "data": options.data, "img-size": options.img_size}
+    data = options.data or "DATA.data"
+    given = {"t-weights": options.weights, "t-cfg": options.cfg, "data": data, "img-size": options.img_size}
     flags = "".join(f" --{flag} {value}" for flag, value in given.items() if value is not None)
     say(f"train on with: python train.py --weights {result.folder / 'pruned.pt'}{flags}")
     return result

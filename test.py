@@ -24,8 +24,8 @@ from utils.evaluation.results import as_asked, coco_results, with_objects, write
 from utils.evaluation.speed import Speed, StudyPoint, draw_study, study_sizes, time_stages
 from utils.files import find_file, new_run_folder, write_text
 from utils.inference.augmented import Augmented
-from utils.log import counted, say
-from utils.names import pick_classes
+from utils.log import counted, say, warn
+from utils.names import pick_classes, warn_of_other_names
 from utils.options import (
     check_at_least,
     check_loading,
@@ -142,6 +142,7 @@ def prepare(options: TestOptions) -> Subject:
             f"the network has {num_classes} classes, {options.data} has {spec.num_classes}: expected the same "
             "(a training on this data leaves a fitted model.cfg beside its weights)"
         )
+    warn_of_other_names(info.names, spec.names, options.data)
     size = parse_size(options.img_size) or info.size
     info.check_size(*size)
     samples, problems = load_samples(images, spec.num_classes, "images")
@@ -161,6 +162,9 @@ def load_detector(options: TestOptions) -> tuple[nn.Module | Runtime, NetworkInf
     if exported is not None:
         only = {"cfg": options.cfg, "half": options.half, "augment": options.augment}
         runtime = open_for_command(exported, options.device, options.threads, only)
+        if runtime.info.nms is not None:
+            least = runtime.info.nms[0]
+            warn(f"warning: {exported} has NMS inside and no boxes below {least:g}: AP is lower than without --nms")
         return runtime, runtime.info
     set_threads(options.threads)
     model = load_model(options.cfg, options.weights, device=choose_device(options.device))

@@ -10,10 +10,14 @@ import cv2
 import numpy as np
 import onnxruntime
 
+if len(sys.argv) != 3:
+    sys.exit(__doc__)
 network = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
 known = json.loads(network.get_modelmeta().custom_metadata_map["metadata.json"])
 (width, height), names = known["size"], known["names"]
 image = cv2.imread(sys.argv[2])
+if known["nms"] is None or image is None:
+    sys.exit(f"expected a file that export.py wrote with --nms, and a photo; got {sys.argv[1]} and {sys.argv[2]}")
 
 ratio = min(width / image.shape[1], height / image.shape[0])
 inside = cv2.resize(image, (round(image.shape[1] * ratio), round(image.shape[0] * ratio)))
@@ -24,4 +28,5 @@ planes = picture[None, :, :, ::-1].transpose(0, 3, 1, 2).astype(np.float32) / 25
 
 for _, x1, y1, x2, y2, score, label in network.run(None, {"images": planes})[0]:
     box = (np.array([x1, y1, x2, y2]) - [left, top, left, top]) / ratio
+    box = box.clip(0, [image.shape[1], image.shape[0]] * 2)
     print(f"{names[int(label)]} {score:.3f}", *(f"{side:.1f}" for side in box))

@@ -72,7 +72,7 @@ def test_a_target_of_milliseconds(best: Path, data: Path, monkeypatch: pytest.Mo
     monkeypatch.chdir(data)
     generator = np.random.default_rng(0)
 
-    def clock(*_: object) -> object:
+    def clock(*_: object, **__: object) -> object:
         return lambda models: [count(model) / 100 * (1 + noise * generator.random()) for model in models]
 
     monkeypatch.setattr("utils.training.pruner.clock_of", clock)
@@ -141,7 +141,7 @@ def test_the_knee_is_where_ap_begins_to_fall() -> None:
         (["--finetune-epochs", 2], "expected --data"),
         (["--auto"], "--auto: expected --data"),
         (["--auto", "--data", "shapes.data", "--percent", 0.5], "--auto with --percent"),
-        (["--auto", "--data", "shapes.data", "--finetune-epochs", 0], "--finetune-epochs 0: expected at least 1"),
+        (["--auto", "--data", "shapes.data", "--finetune-epochs", 0], "--auto with --finetune-epochs 0"),
         (["--target-latency-ms", "nan"], "expected more than 0"),
         (["--seed", -1], "--seed -1: expected 0 to"),
         (["--layers", 1], "--layers 1: expected at most 0"),

@@ -143,7 +143,7 @@ def test_openapi_describes_what_is_answered(server: tuple[str, subprocess.Popen[
     described = httpx.get(f"{server[0]}/openapi.json").json()
     assert set(described["paths"]) == {"/predict", "/network", "/samples/{number}"}
     post_of = described["paths"]["/predict"]["post"]
-    assert set(post_of["responses"]) == {"200", "400", "413", "422"}
+    assert set(post_of["responses"]) == {"200", "400", "413", "422", "503"}
     assert [each["name"] for each in post_of["parameters"]] == ["conf", "iou"]
     schemas = described["components"]["schemas"]
     said = post(server, picture.read_bytes()).json()

@@ -7,8 +7,10 @@ from pathlib import Path
 
 from utils.errors import DataError, InputError
 from utils.files import PROJECT, find_file
+from utils.log import warn
 
 COCO_NAMES = PROJECT / "data" / "coco.names"
+UNNAMED = "class_{}"
 
 
 def read_names(path: str | Path) -> tuple[str, ...]:
@@ -30,6 +32,15 @@ def check_distinct(names: Sequence[str], where: str) -> None:
     for name, number in Counter(names).items():
         if number > 1:
             raise DataError(f"{where}: expected distinct class names, got {name!r} {number} times")
+
+
+def warn_of_other_names(own: Sequence[str], expected: Sequence[str], where: str) -> None:
+    """Say where a network's classes, of the same number, are not called as those of the data set `where`."""
+    if len(own) == len(expected) and list(own) != list(map(UNNAMED.format, range(len(own)))):
+        for index, (ours, theirs) in enumerate(zip(own, expected, strict=True)):
+            if ours != theirs:
+                warn(f"warning: class {index} is {ours!r} to the network and {theirs!r} in {where}: other classes?")
+                return
 
 
 def pick_classes(wanted: str | int | Sequence[int | str] | None, names: Sequence[str]) -> list[int]:
@@ -74,4 +85,4 @@ def class_names(
                 return names
     if num_classes == 80:
         return read_names(COCO_NAMES)
-    return tuple(f"class_{index}" for index in range(num_classes))
+    return tuple(map(UNNAMED.format, range(num_classes)))

@@ -38,7 +38,7 @@ def test_milliseconds_are_those_of_the_quietest_moment() -> None:
 def test_a_latency_in_another_runtime(tmp_path: Path, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
 
-    def clock(runtime: str, *_: object) -> Any:
+    def clock(runtime: str, *_: object, **__: object) -> Any:
         asked.append(runtime)
         return lambda models: [1e-4 * sum(p.numel() for p in model.parameters()) for model in models]
 

@@ -149,7 +149,15 @@ def test_targets_are_shares_or_amounts() -> None:
 
 @pytest.mark.parametrize(
     ("amount", "words"),
-    [(20, "20"), (999, "999"), (1e3, "1K"), (844_312, "844.3K"), (8_674_496, "8.674M"), (5.445e9, "5.445G")],
+    [
+        (20, "20"),
+        (999, "999"),
+        (1e3, "1K"),
+        (844_312, "844.4K"),
+        (8_674_496, "8.675M"),
+        (5.445e9, "5.445G"),
+        (77_551_001, "77.56M"),
+    ],
 )
 def test_amounts_are_told_as_they_are_asked_for(amount: float, words: str) -> None:
     assert in_short(amount) == words

@@ -125,7 +125,7 @@ def with_nms(model: Any, confidence: float, iou: float) -> None:
         nms (float[B, N, D] predictions) => (float[K, 7] detections)
         <int64[1] first = {{0}}, int64[1] two = {{2}}, int64[1] four = {{4}}, int64[1] five = {{5}},
          int64[1] one = {{1}}, int64[1] three = {{3}}, int64[1] last = {{9223372036854775807}},
-         int64[1] minus = {{-1}}, int64 most = {{{LARGEST_CLASS_COUNT}}},
+         int64 most = {{{LARGEST_CLASS_COUNT}}},
          float iou = {{{iou}}}, float least = {{{confidence}}}, float half = {{0.5}}, float zero = {{0}}>
         {{
           centres = Slice(predictions, first, two, two)

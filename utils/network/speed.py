@@ -111,20 +111,24 @@ def inference_pass(block: nn.Module, shape: Shape, device: torch.device, dtype: 
     return lambda: block(maps)
 
 
-def time_in_turns(works: Mapping[K, Callable[[], Any]], device: torch.device, rounds: int) -> dict[K, float]:
+def time_in_turns(
+    works: Mapping[K, Callable[[], Any]], device: torch.device, rounds: int, told: bool = True
+) -> dict[K, float]:
     """Milliseconds of one call of each, medians over rounds.
 
     All take turns in each round, so that what else the machine does for a while is in some samples of each and not in
-    all samples of some. A first round, not counted, warms up. Warns when the machine was busy most of the time.
+    all samples of some. A first round, not counted, warms up. `told`: behind a bar, with a warning when
+    the machine was busy most of the time.
     """
     clocks = {key: _Clock(work, device) for key, work in works.items()}
     with torch.inference_mode():
-        for _ in progress(range(1 + rounds), "timing", unit="round"):
+        turns = range(1 + rounds)
+        for _ in progress(turns, "timing", unit="round") if told else turns:
             for clock in clocks.values():
                 clock.sample()
     medians = {key: statistics.median(clock.seconds[1:]) * 1000 for key, clock in clocks.items()}
     excess = statistics.median(medians[key] / min(clock.seconds) / 1000 for key, clock in clocks.items())
-    if excess > BUSY:
+    if told and excess > BUSY:
         warn(f"warning: the machine was busy: the medians are about {excess:.1f} times the best; time it again")
     return medians
 

@@ -1,5 +1,6 @@
 """What a network costs, and what would be left of it: counted from the channels that stay, nothing is built."""
 
+import math
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -116,9 +117,11 @@ class Target:
 
 
 def in_short(amount: float) -> str:
-    """1,633,510,195 -> `1.634G`, as `parse_target` reads it."""
-    unit = next((unit for unit in ("G", "M", "K") if amount >= UNITS[unit]), None)
-    return f"{amount / UNITS[unit]:.4g}{unit}" if unit else f"{amount:.4g}"
+    """1,633,110,195 -> `1.634G`, four digits, rounded up, as `parse_target` reads it."""
+    unit = next((unit for unit in ("G", "M", "K") if amount >= UNITS[unit]), "")
+    number = amount / UNITS.get(unit, 1)
+    digits = max(0, 3 - math.floor(math.log10(max(number, 1))))
+    return f"{math.ceil(round(number * 10**digits, 6)) / 10**digits:g}{unit}"
 
 
 def parse_target(text: str, present: float, flag: str) -> float:

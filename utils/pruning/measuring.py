@@ -35,12 +35,19 @@ Clock = Callable[[Sequence[Any]], list[float]]
 """Networks -> milliseconds of one image in each, measured in turns."""
 
 
-def clock_of(runtime: Timed, size: tuple[int, int], device: torch.device, rounds: int = ROUNDS) -> Clock:
-    """What times networks with inputs of this (width, height). Raises InputError where a package is missing."""
-    return torch_clock(size, device, rounds) if runtime == "pytorch" else exported_clock(runtime, size, rounds)
+def clock_of(
+    runtime: Timed, size: tuple[int, int], device: torch.device, rounds: int = ROUNDS, told: bool = True
+) -> Clock:
+    """What times networks with inputs of this (width, height); `told`: with a bar, and a warning on a busy machine.
+
+    Raises InputError where a package is missing.
+    """
+    if runtime == "pytorch":
+        return torch_clock(size, device, rounds, told)
+    return exported_clock(runtime, size, rounds, told)
 
 
-def exported_clock(runtime: TimedExport, size: tuple[int, int], rounds: int) -> Clock:
+def exported_clock(runtime: TimedExport, size: tuple[int, int], rounds: int, told: bool) -> Clock:
     """Medians on the CPU in a runtime of export.py's files, from pixels to predictions, in the precision it takes."""
     kind = KINDS["darknet" if runtime == "opencv" else runtime]
 
@@ -53,19 +60,19 @@ def exported_clock(runtime: TimedExport, size: tuple[int, int], rounds: int) -> 
                 form = folded(expanded(model)) if runtime == "opencv" else model
                 kind.write(Job(form, replace(describe(form, size), dynamic=False)), path)
                 works[index] = partial(open_exported(path).infer, picture)
-            times = time_in_turns(works, torch.device("cpu"), rounds)
+            times = time_in_turns(works, torch.device("cpu"), rounds, told)
         return [times[index] for index in works]
 
     return clock
 
 
-def torch_clock(size: tuple[int, int], device: torch.device, rounds: int) -> Clock:
+def torch_clock(size: tuple[int, int], device: torch.device, rounds: int, told: bool) -> Clock:
     """Medians in PyTorch as detect.py runs it: float32, normalisation folded in, channels last."""
 
     def clock(models: Sequence[Any]) -> list[float]:
         shape = 1, models[0].graph.net.channels, size[1], size[0]
         passes = {index: inference_pass(model, shape, device, torch.float32) for index, model in enumerate(models)}
-        times = time_in_turns(passes, device, rounds)
+        times = time_in_turns(passes, device, rounds, told)
         return [times[index] for index in passes]
 
     return clock

@@ -128,9 +128,8 @@ def check_options(options: PruneOptions) -> None:
     if not 0 <= options.seed < 2**32:
         raise InputError(f"--seed {options.seed}: expected 0 to {2**32 - 1}")
     check_at_least(1, round_to=options.round_to, iterations=options.iterations, rounds=options.rounds)
-    check_at_least(0, layers=options.layers, sparsity_epochs=options.sparsity_epochs or 0)
-    if options.finetune_epochs is not None:
-        check_at_least(1 if options.auto else 0, finetune_epochs=options.finetune_epochs)
+    epochs = {"sparsity_epochs": options.sparsity_epochs or 0, "finetune_epochs": options.finetune_epochs or 0}
+    check_at_least(0, layers=options.layers, **epochs)
     if options.iterations > 1 and not options.finetune_epochs:
         raise InputError(
             f"--iterations {options.iterations}: expected --finetune-epochs with it, to recover in between"
@@ -149,5 +148,7 @@ def check_auto(options: PruneOptions) -> None:
         raise InputError("--auto: expected --data with it, to train and to measure on")
     if not 0 <= options.max_map_drop < 1:
         raise InputError(f"--max-map-drop {options.max_map_drop:g}: expected 0 to below 1")
+    if options.finetune_epochs == 0:
+        raise InputError("--auto with --finetune-epochs 0: expected at least 1, to recover after each pruning")
     if options.dry_run or options.iterations > 1 or options.layers:
         raise InputError("--auto with --dry-run, --iterations or --layers: expected none; it chooses the steps itself")

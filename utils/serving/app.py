@@ -157,13 +157,18 @@ def make_app(
 
     @app.exception_handler(RequestValidationError)
     async def explain(_: Request, error: RequestValidationError) -> JSONResponse:
-        wrong = [f"{each['loc'][-1]}: {each['msg'][:1].lower()}{each['msg'][1:]}" for each in error.errors()]
+        says = {"value_error": "expected an uploaded file"}
+        wrong = [
+            f"{each['loc'][-1]}: {says.get(each['type'], each['msg'][:1].lower() + each['msg'][1:])}"
+            for each in error.errors()
+        ]
         return JSONResponse({"detail": "; ".join(wrong)}, 422)
 
     refused: dict[int | str, dict[str, Any]] = {
         400: {"model": Problem, "description": "Not an image, or not a form with one."},
         413: {"model": Problem, "description": "More bytes or pixels than allowed."},
         422: {"model": Problem, "description": "A threshold outside 0 to 1, or no image."},
+        503: {"description": "Too many connections."},
     }
 
     @app.post("/predict", responses=refused)
@@ -231,4 +236,5 @@ def look(predictor: Predictor, content: bytes, name: str, limits: Limits) -> Pre
     start = time.perf_counter()
     picture = decode_image(np.frombuffer(content, np.uint8), name)
     (result,) = predictor([Frame(picture, name, read_ms=(time.perf_counter() - start) * 1000)])
-    return Prediction.model_validate({**result.to_dict(), "milliseconds": dict(result.milliseconds)})
+    milliseconds = {step: round(spent, 2) for step, spent in result.milliseconds.items()}
+    return Prediction.model_validate({**result.to_dict(), "milliseconds": milliseconds})

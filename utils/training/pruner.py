@@ -61,7 +61,8 @@ class Pruning:
         samples = [] if self.spec is None else read_samples(self.spec, self.spec.valid)
         self.precision = precision_of(samples, settings) if samples else None
         self.clock = clock_of(options.runtime, self.size, self.device)
-        self.milliseconds = steady(clock_of(options.runtime, self.size, self.device, QUICK_ROUNDS), self.original)
+        quick = clock_of(options.runtime, self.size, self.device, QUICK_ROUNDS, told=False)
+        self.milliseconds = steady(quick, self.original)
         self.images = proof_images(samples or some_shapes(), self.size, self.device)
         self.model, self.gone = remove_layers(self.original, options.layers, build)
         self.groups = ChannelGroups.of(self.model)
@@ -117,9 +118,15 @@ class Pruning:
         if options.target_params is not None:
             return costs.parameters
         if options.target_latency_ms is not None:
-            return lambda keep: self.milliseconds(self.without(keep))
+            return self.latency
         sizes, removable = self.groups.sizes, self.choice.removable
         return lambda keep: float(sizes[keep & removable].sum())
+
+    def latency(self, keep: np.ndarray) -> float:
+        """Milliseconds of what stays, (groups,) bool, told while they are looked for."""
+        found = self.milliseconds(self.without(keep))
+        say(f"{self.choice.share(keep):.1%} of the removable channels removed: {found:.1f} ms")
+        return found
 
     def target(self) -> Target:
         """What is to be reached; a share of FLOPs or of parameters is one of the network as it was given."""
@@ -148,9 +155,10 @@ class Pruning:
         InputError for the others.
         """
         options, choice, amount, goal = self.options, self.choice, self.amount(), target.after(step, steps)
-        keep = choice.least(lambda keep: amount(keep) <= goal)
-        stuck = step == steps and np.array_equal(keep, choice.keep(len(choice.order)))
-        if not stuck or (least := amount(keep)) <= goal:
+        keep = choice.keep(len(choice.order))
+        if (least := amount(keep)) <= goal:
+            return choice.least(lambda keep: amount(keep) <= goal)
+        if step < steps:
             return keep
         rules = f"--strategy {options.strategy}, --min-keep {options.min_keep:g} and --round-to {options.round_to}"
         if target.strict:
