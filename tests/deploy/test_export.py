@@ -294,6 +294,17 @@ def test_what_only_pytorch_can_do(saved: Path, tmp_path: Path, shared: Path) -> 
         assert_refused(said, f"{flags[0]} with {done.path}: expected it with .pt or .weights only", tmp_path)
     said = run("detect.py", "--weights", done.path, "--source", "x.jpg", "--img-size", 128, folder=tmp_path)
     assert said.returncode == 2
+    assert_refused(run("export.py", "--weights", done.path, folder=tmp_path), "export.py wrote it", tmp_path)
+
+
+def test_ap_of_a_file_with_nms_inside_is_said_to_be_lower(saved: Path, tmp_path: Path) -> None:
+    generate(tmp_path / "shapes", train=1, valid=2, size=96)
+    (tmp_path / "s.data").write_text("classes=3\nvalid=shapes/images/valid\nnames=s.names\n")
+    (tmp_path / "s.names").write_text("a\nb\nc\n")
+    (done,) = export(ExportOptions(str(saved / "yolov3-tiny.pt"), img_size=96, nms=True, output=str(tmp_path)))
+    said = run("test.py", "--weights", done.path, "--data", "s.data", folder=tmp_path)
+    assert said.returncode == 0, said.stderr
+    assert "has NMS inside and no boxes below 0.25" in said.stderr
 
 
 def test_exported_networks_run_without_torch(real: tuple[str, str], tmp_path: Path, shared: Path) -> None:
