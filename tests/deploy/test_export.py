@@ -120,8 +120,9 @@ def test_nms_inside(format: str, real: tuple[str, str], tmp_path: Path, shared: 
         np.testing.assert_allclose(own.rows(), its.rows(), rtol=1e-4, atol=1e-2)
 
 
-def test_nms_inside_sees_the_images_of_a_batch_apart(saved: Path, tmp_path: Path) -> None:
-    options = ExportOptions(str(saved / "small.pt"), nms=True, dynamic=True, conf=0.05, output=str(tmp_path))
+@pytest.mark.parametrize("dynamic", [True, False])
+def test_nms_inside_sees_the_images_of_a_batch_apart(saved: Path, tmp_path: Path, dynamic: bool) -> None:
+    options = ExportOptions(str(saved / "small.pt"), nms=True, dynamic=dynamic, conf=0.05, output=str(tmp_path))
     (done,) = export(options)
     images = pictures(3, 96, 96)
     expected = detections(by_torch(load_model(weights=saved / "small.pt"), images), 0.05, 0.45)

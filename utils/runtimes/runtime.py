@@ -109,7 +109,11 @@ class Runtime(ABC):
         self.info.check_size(images.shape[2], images.shape[1])
         if self.info.dynamic:
             return self.run(images)
-        return np.concatenate([self.run(images[index : index + 1]) for index in range(len(images))])
+        found = [self.run(images[index : index + 1]) for index in range(len(images))]
+        if self.info.nms is not None:  # of each image as many as NMS leaves; the rest are rows of zeros
+            most = max(one.shape[1] for one in found)
+            found = [np.pad(one, ((0, 0), (0, most - one.shape[1]), (0, 0))) for one in found]
+        return np.concatenate(found)
 
     @abstractmethod
     def run(self, images: np.ndarray) -> np.ndarray:
