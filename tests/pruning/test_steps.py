@@ -141,7 +141,7 @@ def test_a_step_that_goes_too_far_is_enough(
     whole = shipped("ghost-yolov3-tiny-lite.cfg", here)
     size = sum(parameter.numel() for parameter in whole.parameters())
 
-    def clock(*_: object) -> object:
+    def clock(*_: object, **__: object) -> object:
         return lambda models: [100 * sum(p.numel() for p in model.parameters()) / size for model in models]
 
     monkeypatch.setattr("utils.training.pruner.clock_of", clock)
