@@ -32,7 +32,7 @@ from utils.training.assign import head_specs
 from utils.training.loss import DetectionLoss
 
 TOLERANCE = 1e-4  # of the greatest value of a head: more than rounding
-QUICK_ROUNDS = 5  # of timing, on the way to a target
+QUICK_ROUNDS = 21  # of timing, on the way to a target; writing the network takes longer than they do
 TAYLOR_IMAGES = 256
 
 
