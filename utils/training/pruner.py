@@ -63,6 +63,7 @@ class Pruning:
         self.clock = clock_of(options.runtime, self.size, self.device)
         quick = clock_of(options.runtime, self.size, self.device, QUICK_ROUNDS, told=False)
         self.milliseconds = steady(quick, self.original)
+        self.timed: dict[bytes, float] = {}
         self.images = proof_images(samples or some_shapes(), self.size, self.device)
         self.model, self.gone = remove_layers(self.original, options.layers, build)
         self.groups = ChannelGroups.of(self.model)
@@ -123,10 +124,12 @@ class Pruning:
         return lambda keep: float(sizes[keep & removable].sum())
 
     def latency(self, keep: np.ndarray) -> float:
-        """Milliseconds of what stays, (groups,) bool, told while they are looked for."""
-        found = self.milliseconds(self.without(keep))
-        say(f"{self.choice.share(keep):.1%} of the removable channels removed: {found:.1f} ms")
-        return found
+        """Milliseconds of what stays, (groups,) bool, told while they are looked for; each network is timed once."""
+        key = keep.tobytes()
+        if key not in self.timed:
+            self.timed[key] = self.milliseconds(self.without(keep))
+            say(f"{self.choice.share(keep):.1%} of the removable channels removed: {self.timed[key]:.1f} ms")
+        return self.timed[key]
 
     def target(self) -> Target:
         """What is to be reached; a share of FLOPs or of parameters is one of the network as it was given."""
