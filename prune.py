@@ -198,6 +198,8 @@ def dry_run(options: PruneOptions) -> list[SweepPoint]:
     title = f"{Path(options.weights).name}, --strategy {options.strategy} --importance {pruning.criterion}"
     draw_sweep(folder / "sweep.png", points, knee, title)
     say(sweep_table(points, knee))
+    if points[-1].share < SHARES[-1]:
+        say(f"no more than {points[-1].share:.0%} can go: all that {pruning.rules} allow")
     say(
         (f"* the knee: beyond {knee.share:.0%} AP falls faster; " if knee else "")
         + f"AP without any training afterwards; ms: one image, {clock_words(pruning)}; "

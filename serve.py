@@ -62,7 +62,7 @@ class ServeOptions:
 
 
 def serve(options: ServeOptions) -> None:
-    """Answer until Ctrl-C. Raises InputError for bad input, before anything listens."""
+    """Answer until Ctrl-C. Raises InputError for bad input, before anything is answered."""
     uvicorn, *_ = (need(module, "serve.py", INSTALL) for module in ("uvicorn", "fastapi", "python_multipart"))
     from utils.serving.app import Limits, make_app
 
@@ -87,9 +87,9 @@ def serve(options: ServeOptions) -> None:
     )
     width, height = detector.predictor.size
     detector(np.zeros((height, width, 3), np.uint8))  # the first run is slow; nobody waits for it
-    samples = sample_images(options.data or "shapes.data")
     limits = Limits(options.max_megabytes, options.max_megapixels)
     with listen(options.host, options.port) as sock:
+        samples = sample_images(options.data or "shapes.data")
         host, port = sock.getsockname()[:2]
         open_to_all = not host.startswith("127.") and host != "::1"
         hosts = ["*"] if open_to_all else [host, "localhost", "127.0.0.1", "[::1]"]

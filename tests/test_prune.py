@@ -115,6 +115,18 @@ def test_a_dry_run_writes_no_network(best: Path, data: Path, monkeypatch: pytest
     assert points[0].standing.ap is not None and points[0].share == 0
 
 
+def test_a_dry_run_says_how_far_it_comes(
+    best: Path, data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(data)
+    points = dry_run(PruneOptions(weights=str(best), min_keep=0.5, round_to=1, workers=0, name="half"))
+    assert 0.4 < points[-1].share < 0.6  # each layer keeps half
+    assert (
+        f"no more than {points[-1].share:.0%} can go: all that --strategy slim, --min-keep 0.5"
+        in capsys.readouterr().out
+    )
+
+
 def test_the_knee_is_where_ap_begins_to_fall() -> None:
     aps = [0.80, 0.80, 0.79, 0.78, 0.5, 0.2]
     points = [SweepPoint(s, s, Standing(1, 1, 1, ap, ap)) for s, ap in zip(np.linspace(0, 0.5, 6), aps, strict=True)]

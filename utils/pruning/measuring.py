@@ -1,10 +1,10 @@
 """Networks measured: size, speed, AP; and the pictures that two networks are compared on."""
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -79,17 +79,17 @@ def torch_clock(size: tuple[int, int], device: torch.device, rounds: int, told: 
 
 
 def steady(clock: Clock, reference: Any) -> Callable[[Any], float]:
-    """What times a network on a machine that others use, too: milliseconds as they were at its quietest.
+    """What times a network on a machine that others use, too: milliseconds as they are there as a rule.
 
-    Network and reference are timed in turns; their ratio times the least that the reference has taken so far.
+    Network and reference are timed in turns; their ratio, which load changes little, times the median of what the
+    reference has taken so far.
     """
-    least = math.inf
+    taken: list[float] = []
 
     def milliseconds(model: Any) -> float:
-        nonlocal least
         own, its = clock([model, reference])
-        least = min(least, its)
-        return own / its * least
+        taken.append(its)
+        return own / its * median(taken)
 
     return milliseconds
 

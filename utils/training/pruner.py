@@ -83,6 +83,12 @@ class Pruning:
         known = self.spec is not None and bool(self.spec.train)
         return self.options.importance or ("taylor" if known else "gamma")
 
+    @property
+    def rules(self) -> str:
+        """What keeps channels from going, in words."""
+        options = self.options
+        return f"--strategy {options.strategy}, --min-keep {options.min_keep:g} and --round-to {options.round_to}"
+
     def judged(self) -> Choice:
         """The channels by how much they matter. Raises InputError where none can go."""
         options = self.options
@@ -163,11 +169,12 @@ class Pruning:
             return choice.least(lambda keep: amount(keep) <= goal)
         if step < steps:
             return keep
-        rules = f"--strategy {options.strategy}, --min-keep {options.min_keep:g} and --round-to {options.round_to}"
         if target.strict:
             wanted, best = target.words(goal), target.words(least)
-            raise InputError(f"{target.flag}: expected what {rules} can reach, at least {best}; got {wanted}")
-        say(f"{target.flag} {options.share:g}: stopped at {1 - least / target.present:.3f}, all that {rules} allow")
+            raise InputError(f"{target.flag}: expected what {self.rules} can reach, at least {best}; got {wanted}")
+        say(
+            f"{target.flag} {options.share:g}: stopped at {1 - least / target.present:.3f}, all that {self.rules} allow"
+        )
         return keep
 
     def without(self, keep: np.ndarray) -> Any:
