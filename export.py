@@ -16,7 +16,7 @@ from utils.data.dataset import letterboxed
 from utils.data.labels import Sample, load_samples, spread
 from utils.deploy.classifier import ExportedClassifier, export_classifier
 from utils.deploy.compare import UNFOLDED, Difference, compare_maps, compare_runtimes
-from utils.deploy.formats import KINDS, Format, check_formats, kept_if_good, parse_formats, remove
+from utils.deploy.formats import KINDS, Format, check_formats, kept_if_good, megabytes, parse_formats, remove
 from utils.deploy.maps import head_names, maps_inside
 from utils.deploy.network import Calibration, Job
 from utils.deploy.quantize import CALIBRATED, layer_errors, loosen
@@ -206,11 +206,11 @@ def write(options: ExportOptions, subject: Subject, name: Format, folder: Path, 
     with kept_if_good(folder) as partial:
         path = partial / f"{stem}{KINDS[name].suffix}"
         done = write_int8(options, subject, name, path) if options.int8 else write_once(options, subject, name, path)
-        size = sum(file.stat().st_size for file in partial.rglob("*") if file.is_file())
+        size = megabytes(partial)
     done = replace(done, path=folder / path.name)
     measured = "" if done.metrics is None else f"; {precision_words(done.metrics)}"
     compared = f"against PyTorch on {counted(len(subject.images), 'image')}: {done.difference.words()}"
-    say(f"{done.path}: written, {size / 1e6:.1f} MB; {compared}{measured}")
+    say(f"{done.path}: written, {size:.1f} MB; {compared}{measured}")
     return done
 
 

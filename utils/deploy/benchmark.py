@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from utils.deploy.compare import Difference
+from utils.deploy.formats import megabytes
 from utils.errors import InputError
 from utils.evaluation.metrics import Metrics
 from utils.figure import new_figure, save_figure
@@ -169,8 +170,7 @@ def measured(
     size = None
     if entry.path is not None:
         beside = [entry.path, entry.path.with_suffix(".weights")] if entry.path.suffix == ".cfg" else [entry.path]
-        files = [file for path in beside for file in ([path] if path.is_file() else path.rglob("*"))]
-        size = sum(file.stat().st_size for file in files) / 1e6
+        size = megabytes(*beside)
     median, p95 = np.percentile(times, (50, 95)).tolist()
     return Row(
         entry.name, runtime.precision, size, seconds, median, p95, *best, difference, metrics.ap50, metrics.ap

@@ -11,7 +11,7 @@ from utils.data.classes import ClassSample, load_classes
 from utils.data.classification import ClassEvaluationSet, class_evaluation_loader, square, to_planes
 from utils.data.images import read_image
 from utils.data.labels import spread
-from utils.deploy.formats import KINDS, Format, kept_if_good
+from utils.deploy.formats import KINDS, Format, kept_if_good, megabytes
 from utils.deploy.network import Job
 from utils.errors import DataError, InputError
 from utils.evaluation.classification import ClassifierMetrics, Classifying, classify, measure_classes, probabilities_by
@@ -74,9 +74,10 @@ def write(
                 f"{apart:.2g}); nothing was written"
             )
         metrics = accuracy(runtime, valid, job.info) if measured else None
+        size = megabytes(partial)
     words = "" if metrics is None else f"; {metrics}"
     compared = f"against PyTorch on {counted(len(pictures), 'picture')}: probabilities {apart:.2g}"
-    say(f"{folder / path.name}: written; {compared}{words}")
+    say(f"{folder / path.name}: written, {size:.1f} MB; {compared}{words}")
     return ExportedClassifier(name, folder / path.name, apart, metrics)
 
 

@@ -142,6 +142,12 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def megabytes(*paths: Path) -> float:
+    """The size of files, and of folders with all that is in them, in 10^6 bytes."""
+    files = [file for path in paths for file in ([path] if path.is_file() else path.rglob("*"))]
+    return sum(file.stat().st_size for file in files if file.is_file()) / 1e6
+
+
 @contextmanager
 def kept_if_good(folder: Path) -> Iterator[Path]:
     """A folder to write into; without an error all of it moves into `folder`, over what has these names there."""

@@ -92,7 +92,7 @@ def draw_history(path: Path, records: Sequence[EpochRecord], panels: Sequence[Pa
         axes.set(title=panel.title, xlabel="epoch", ylim=(0, panel.top))
         axes.legend()
         axes.grid(alpha=0.3)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     figure.suptitle(title)
     save_figure(figure, path)
 
