@@ -19,7 +19,7 @@ from prune import PruneOptions, prune
 from tests.commands import CFG, assert_refused, run
 from tests.conftest import PROJECT, randomise
 from utils.data.shapes import generate
-from utils.deploy.formats import KINDS
+from utils.deploy.formats import KINDS, megabytes
 from utils.errors import InputError
 from utils.inference.postprocess import detections
 from utils.runtimes.opening import open_exported
@@ -286,6 +286,14 @@ def test_files_of_another_kind(name: str, message: str, tmp_path: Path, shared: 
     done = run("detect.py", "--weights", given, "--source", shared / "images" / "dog.jpg", folder=tmp_path)
     assert_refused(done, message, tmp_path)
     assert not (tmp_path / "runs").exists()
+
+
+def test_megabytes_of_files_and_folders(tmp_path: Path) -> None:
+    (tmp_path / "deep" / "deeper").mkdir(parents=True)
+    for name, size in (("a", 1_000_000), ("deep/b", 500_000), ("deep/deeper/c", 250_000)):
+        (tmp_path / name).write_bytes(bytes(size))
+    assert megabytes(tmp_path) == 1.75
+    assert megabytes(tmp_path / "a", tmp_path / "deep" / "deeper") == 1.25
 
 
 def test_what_only_pytorch_can_do(saved: Path, tmp_path: Path, shared: Path) -> None:
