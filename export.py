@@ -13,7 +13,7 @@ from classify import load_classifier
 from models import is_checkpoint, load_model
 from utils.data.datafile import DataSpec, load_data
 from utils.data.dataset import letterboxed
-from utils.data.labels import Sample, load_samples, spread
+from utils.data.labels import Sample, check_boxes, load_samples, spread
 from utils.deploy.classifier import ExportedClassifier, export_classifier
 from utils.deploy.compare import UNFOLDED, Difference, compare_maps, compare_runtimes
 from utils.deploy.formats import KINDS, Format, check_formats, kept_if_good, megabytes, parse_formats, remove
@@ -170,6 +170,8 @@ def prepare(options: ExportOptions) -> Subject:
     size = parse_size(options.img_size) or (model.graph.net.width, model.graph.net.height)
     model.check_size(*size)
     samples = validation_samples(spec)
+    if options.data is not None:
+        check_boxes(samples, spec.path, "which layers --int8 may quantise" if options.int8 else None)
     info = replace(
         describe(model, size),
         dynamic=options.dynamic,

@@ -12,7 +12,7 @@ from torch import nn
 from models import load_model
 from utils.data.coco import CocoTruth, read_truth
 from utils.data.datafile import DataSpec, load_data
-from utils.data.labels import Sample, load_samples, report
+from utils.data.labels import Sample, check_boxes, load_samples, report
 from utils.errors import DataError, InputError
 from utils.evaluation.compare import Comparison, Measurement, compare, draw_comparison
 from utils.evaluation.evaluate import EvaluationSettings, collect, evaluation_loader
@@ -153,6 +153,8 @@ def prepare(options: TestOptions) -> Subject:
     settings = EvaluationSettings(size, *limits, options.max_det, agnostic, options.max_nms, rect)
     annotations = spec.annotations if key == "valid" else None
     coco = None if annotations is None else read_truth(annotations, spec.names)
+    if coco is None:
+        check_boxes(samples, spec.path)
     return Subject(model, info.stride, spec, samples, settings, chosen, coco)
 
 

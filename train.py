@@ -12,13 +12,13 @@ from models import Darknet, is_checkpoint, load_model, load_weights, save_weight
 from utils.data.cache import keep_pictures
 from utils.data.datafile import DataSpec, load_data
 from utils.data.dataset import TrainingSet
-from utils.data.labels import Sample, load_samples, report
+from utils.data.labels import Sample, check_boxes, load_samples, report
 from utils.data.sampler import StepSampler, rect_sizes
 from utils.data.stats import sides_px
 from utils.errors import CfgError, DataError, InputError, WeightsError
 from utils.evaluation.evaluate import EvaluationSettings
 from utils.files import find_file, new_run_folder
-from utils.log import counted, say, warn
+from utils.log import counted, say
 from utils.network.backbone import load_backbone
 from utils.network.fuse import fuse
 from utils.network.graph import Graph, fit_heads, load_graph, num_classes_of, parse_graph, widen_heads
@@ -191,8 +191,7 @@ def load_both(spec: DataSpec, ranks: Ranks, single_cls: bool) -> tuple[list[Samp
         + (f" ({empty:,} without any), " if empty else ", ")
         + f"{counted(len(valid_samples), 'validation image')} with {counted(boxes[1], 'box', 'boxes')}"
     )
-    if boxes[1] == 0:
-        warn("the validation images have no boxes: AP stays 0, and best.pt is the last epoch")
+    check_boxes(valid_samples, spec.path, "which epoch's weights are best.pt")
     if single_cls:
         for sample in (*train_samples, *valid_samples):
             sample.labels[:, 0] = 0

@@ -12,12 +12,17 @@ from utils.errors import InputError
 PROJECT = Path(__file__).resolve().parent.parent
 
 
+def user_path(name: str | Path) -> Path:
+    """A path with `~` and `~user` expanded; as it is where there is no such user."""
+    return Path(os.path.expanduser(name))  # noqa: PTH111 (Path.expanduser raises RuntimeError)
+
+
 def find_file(name: str | Path, folder: str, error: type[InputError] = InputError) -> Path:
     """The file `name` as given (relative to the working directory), else in the project's `folder` ("cfg", "weights").
 
     Raises `error`, naming every place looked at.
     """
-    given = Path(name).expanduser()
+    given = user_path(name)
     places = [given] if given.is_absolute() else [given, PROJECT / folder / given, PROJECT / given]
     for place in places:
         if place.is_file():
@@ -37,7 +42,9 @@ def new_run_folder(parent: str | Path, name: str) -> Path:
         folder = Path(parent) / (name if number == 1 else f"{name}-{number}")
         try:
             folder.mkdir(parents=True)
-        except FileExistsError:
+        except FileExistsError as error:
+            if not os.path.lexists(folder):  # what is in the way is a folder above: a link that leads nowhere
+                raise InputError(f"{folder}: expected a folder at {error.filename}, got a link to nowhere") from None
             number += 1
         else:
             return folder
@@ -46,7 +53,7 @@ def new_run_folder(parent: str | Path, name: str) -> Path:
 def check_writable(folder: str | Path) -> None:
     """Raise InputError unless files can be written into a folder, which need not be there yet: before long work."""
     place = Path(folder).absolute()
-    while not place.exists() and place != place.parent:
+    while not os.path.lexists(place) and place != place.parent:
         place = place.parent
     if not place.is_dir() or not os.access(place, os.W_OK):
         raise InputError(f"{folder}: results cannot be written here: expected {place} to be a folder with that right")

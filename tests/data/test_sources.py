@@ -290,7 +290,7 @@ def test_nothing_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("77", "camera 77: no such camera, or it cannot be opened"),
         ("9999", "9999: no such file or folder"),
         ("http://[bad/x.jpg", "not an address"),
-        ("~nobody-of-this-name/x.jpg", "home directory"),
+        ("~nobody-of-this-name/x.jpg", "no such file or folder"),
         ("a\0b.jpg", "no such file or folder"),
     ):
         with pytest.raises(DataError, match=message.replace("(", r"\(")):

@@ -12,7 +12,7 @@ import numpy as np
 from utils.data.crops import write_crops
 from utils.data.images import IMAGE_SUFFIXES
 from utils.errors import DataError
-from utils.files import PROJECT
+from utils.files import PROJECT, user_path
 
 DETECTION = "a detection data set: expected a class for each image; `python -m utils.data.crops` cuts its boxes out"
 EMBEDDED = "shapes"  # crops of the embedded shapes, cut out on first use
@@ -58,7 +58,7 @@ def load_classes(data: str, seed: int = 0, names: Sequence[str] | None = None) -
     Without a validation part a fifth of each class is held out for it, by `seed`. `names` are the classes of a trained
     network: others are an error. Raises DataError.
     """
-    path = _embedded() if data == EMBEDDED and not Path(data).exists() else Path(data).expanduser().absolute()
+    path = _embedded() if data == EMBEDDED and not Path(data).exists() else user_path(data).absolute()
     if path.is_dir():
         parts = {each: PARTS[name] for each in class_folders(path) if (name := each.name.lower()) in PARTS}
         parts = {each: part for each, part in parts.items() if class_folders(each)} or {path: ""}

@@ -12,7 +12,7 @@ from typing import Any
 from utils.data import shapes
 from utils.data.images import IMAGE_SUFFIXES
 from utils.errors import DataError
-from utils.files import find_file
+from utils.files import find_file, user_path
 from utils.names import check_distinct, read_names
 from utils.yamlfile import read_yaml
 
@@ -197,7 +197,7 @@ def _agreed_names(names: Sequence[str] | None, count: int | None, where: str) ->
 
 def _locate(value: str, roots: Sequence[Path], where: str) -> Path:
     """The file or folder `value`, relative to the first of `roots` that has it."""
-    candidates = [root / Path(value).expanduser() for root in dict.fromkeys(roots)]
+    candidates = [root / user_path(value) for root in dict.fromkeys(roots)]
     for candidate in candidates:
         if candidate.exists():
             return candidate

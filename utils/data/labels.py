@@ -173,6 +173,16 @@ def no_label_files(images: Sequence[Path]) -> list[Problem]:
     return [Problem(images[0], None, f"no label file for any image: looked for {' and '.join(map(str, places))}")]
 
 
+def check_boxes(samples: Sequence[Sample], data: Path, decides: str | None = None) -> None:
+    """Warn where images that AP is measured on have no box; raise `DataError` where AP `decides` something."""
+    if any(len(sample.labels) for sample in samples):
+        return
+    words = f"{data}: expected labelled images to measure AP on, got no box in {counted(len(samples), 'image')}"
+    if decides is not None:
+        raise DataError(f"{words}; AP decides {decides}")
+    warn(f"warning: {words}: it says nothing")
+
+
 def unreadable_image(image: Path, error: DataError | OSError) -> Problem:
     """The problem for an image whose reading failed with `error`."""
     reason = getattr(error, "strerror", None) or str(error).removeprefix(f"{image}: ")

@@ -19,6 +19,7 @@ from utils.data.frames import (
 from utils.data.images import IMAGE_SUFFIXES
 from utils.data.streams import Screen, Streams
 from utils.errors import DataError
+from utils.files import user_path
 from utils.log import counted, warn
 
 MAX_CAMERAS = 100
@@ -95,10 +96,7 @@ def open_source(source: str, recursive: bool = False, stride: int = 1) -> Source
     if is_address(source):
         picture = is_file_name(source) or is_image_address(source)
         return Files(public_name(source), [source], stride) if picture else Streams([source], stride)
-    try:
-        path = Path(source).expanduser()
-    except RuntimeError as error:
-        raise DataError(f"{source}: {error}") from None
+    path = user_path(source)
     if path.is_dir():
         paths = list(path.rglob("*") if recursive else path.iterdir())
         return Files(source, _pictures(paths, source, "in this folder"), stride)
@@ -141,5 +139,5 @@ def _open_list(file: Path, stride: int) -> Source:
 
 
 def _find(name: str, folder: Path) -> str:
-    path = Path(name).expanduser()
+    path = user_path(name)
     return name if is_address(name) or path.exists() or not (folder / path).exists() else str(folder / path)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from utils.errors import InputError
-from utils.files import PROJECT
+from utils.files import PROJECT, user_path
 from utils.options import check_at_least
 from utils.runtimes.runtime import Runtime, Task
 
@@ -15,7 +15,7 @@ def find_exported(weights: str | None) -> Path | None:
     """The exported network that --weights names, as given or in weights/; None for .pt and .weights."""
     if not weights:
         return None
-    given = Path(weights).expanduser()
+    given = user_path(weights)
     for place in (given, PROJECT / "weights" / given):
         if place.is_dir() or (place.is_file() and place.suffix in {".onnx", ".torchscript", ".xml", ".cfg"}):
             return place.parent if place.suffix == ".xml" else place

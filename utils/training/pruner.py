@@ -12,7 +12,7 @@ from utils.data.augment import Augmentation
 from utils.data.cache import Pictures
 from utils.data.datafile import DataSpec, load_data
 from utils.data.dataset import TrainingSet, make_training_loader
-from utils.data.labels import Sample, load_samples, report
+from utils.data.labels import Sample, check_boxes, load_samples, report
 from utils.data.sampler import StepSampler
 from utils.errors import DataError, InputError
 from utils.evaluation.evaluate import EvaluationSettings
@@ -59,6 +59,8 @@ class Pruning:
         self.spec = None if options.data is None else read_spec(options, self.original)
         settings = EvaluationSettings(self.size, batch_size=options.batch_size, workers=options.workers)
         samples = [] if self.spec is None else read_samples(self.spec, self.spec.valid)
+        if self.spec is not None:
+            check_boxes(samples, self.spec.path, "which weights are kept" if options.trains else None)
         self.precision = precision_of(samples, settings) if samples else None
         self.clock = clock_of(options.runtime, self.size, self.device)
         quick = clock_of(options.runtime, self.size, self.device, QUICK_ROUNDS, told=False)
