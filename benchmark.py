@@ -55,7 +55,7 @@ from utils.inference.pipeline import Behind
 from utils.inference.result import Result
 from utils.inference.speed import StageCosts, median_ms, show_stages, time_picture
 from utils.inference.writer import Outputs, Writer
-from utils.letterbox import letterbox, to_rgb
+from utils.letterbox import letterbox, to_channels
 from utils.log import counted, progress, say, warn
 from utils.network.block_benchmark import BlocksBenchmark, blocks_speed
 from utils.network.expand import expanded
@@ -208,7 +208,12 @@ def evaluation_speed(options: EvaluationBenchmark) -> dict[str, float]:
         raise InputError(f"the network has {model.num_classes} classes, {options.data} has {spec.num_classes}")
     size = model.graph.net.width, model.graph.net.height
     settings = EvaluationSettings(
-        size, options.conf, batch_size=options.batch_size, workers=0, per_class=options.max_nms
+        size,
+        options.conf,
+        batch_size=options.batch_size,
+        workers=0,
+        per_class=options.max_nms,
+        channels=model.graph.net.channels,
     )
     network = fuse(model.to(memory_format=torch.channels_last))
     times: dict[str, list[float]] = {"load": [], "inference": [], "nms": [], "evaluate": []}
@@ -335,7 +340,7 @@ def parity(options: ParityBenchmark) -> list[Stage]:
         except InputError as error:
             raise InputError(f"{side.name}: {error}") from None
     frames = itertools.islice(open_source(options.source).frames(), PICTURES)
-    images = [to_rgb(letterbox(frame.image, *size)[0]) for frame in frames]
+    images = [to_channels(letterbox(frame.image, *size)[0], a.runtime.info.channels) for frame in frames]
     stages = compare_stages(a, b, images, options.conf, options.iou)
     folder = new_run_folder("runs/benchmark", options.name)
     finish(folder, a, b, stages, counted(len(images), "picture"))

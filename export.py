@@ -101,7 +101,7 @@ class Subject:
         """What the runtime's predictions reach on the data set."""
         if self.samples is None:
             return None
-        settings = EvaluationSettings(self.job.info.size)
+        settings = EvaluationSettings(self.job.info.size, channels=self.job.info.channels)
         loader = evaluation_loader(self.samples, settings)
         return measure(collect(runtime, self.samples, settings, runtime.kind, loader), self.job.info.names)
 
@@ -178,21 +178,21 @@ def prepare(options: ExportOptions) -> Subject:
         precision="int8" if options.int8 else "float16" if options.half else "float32",
         nms=(options.conf, options.iou) if options.nms else None,
     )
-    images = letterboxed(spread(samples, COMPARED), size)
+    images = letterboxed(spread(samples, COMPARED), size, info.channels)
     if options.dynamic:
         other = size[0] + OTHER_SIZE * info.stride, size[1] + info.stride
-        images += letterboxed(samples[:1], other)
-    calibration = Calibration(calibration_pictures(spec, size)) if options.int8 else None
+        images += letterboxed(samples[:1], other, info.channels)
+    calibration = Calibration(calibration_pictures(spec, size, info.channels)) if options.int8 else None
     job = Job(model, info, options.simplify, calibration)
     return Subject(job, PyTorch(model), images, samples if options.data else None)
 
 
-def calibration_pictures(spec: DataSpec, size: tuple[int, int]) -> list[np.ndarray]:
+def calibration_pictures(spec: DataSpec, size: tuple[int, int], channels: int) -> list[np.ndarray]:
     """Training images, spread over all of them. Raises DataError where there are none."""
     samples = load_samples(spec.train, spec.num_classes, "images")[0]
     if not samples:
         raise DataError(f"{spec.path}: expected training images, which --int8 is calibrated on")
-    return letterboxed(spread(samples, CALIBRATED), size)
+    return letterboxed(spread(samples, CALIBRATED), size, channels)
 
 
 def validation_samples(spec: DataSpec) -> list[Sample]:

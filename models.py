@@ -39,7 +39,7 @@ class Darknet(nn.Module):
 
     In eval mode `model(images)` gives (B, N, 5+C): centre x, y, width, height in input pixels, objectness and class
     probabilities; N runs over heads in cfg order, then anchor, row, column. In training mode it gives the raw heads,
-    a list of (B, A, H, W, 5+C). Images are (B, 3, H, W), RGB, 0..1; H and W multiples of `largest_stride`.
+    a list of (B, A, H, W, 5+C). Images are (B, C, H, W), RGB or grey, 0..1; H and W multiples of `largest_stride`.
     """
 
     def __init__(self, graph: Graph, names: Sequence[str] | None = None) -> None:
@@ -315,9 +315,7 @@ def measure_redundancy(model: Darknet, options: ModelOptions, index: int) -> Non
     from utils.letterbox import letterbox, to_input, to_rgb
     from utils.network.redundancy import draw_redundancy, feature_maps, format_report, measure, pick_layer
 
-    node, channels = pick_layer(model.graph, index), model.graph.net.channels
-    if channels != 3:
-        raise InputError(f"{options.cfg}: [net] channels={channels}: expected 3, since images are RGB")
+    node = pick_layer(model.graph, index)
     path = Path(options.output or f"runs/models/{Path(options.cfg).stem}-layer{index}.png")
     if path.suffix != ".png":
         raise InputError(f"--output {path}: expected a name that ends in .png")
@@ -326,7 +324,7 @@ def measure_redundancy(model: Darknet, options: ModelOptions, index: int) -> Non
     source = options.source or load_data("shapes.data").valid[0]
     image = read_image(source)
     picture, _ = letterbox(image, width, height)
-    maps = feature_maps(model, model.blocks[index], torch.from_numpy(to_input(picture)))
+    maps = feature_maps(model, model.blocks[index], torch.from_numpy(to_input(picture, model.graph.net.channels)))
     layer = f"layer {index} [{node.kind}]: {maps.shape[0]} maps of {maps.shape[2]}x{maps.shape[1]}"
     trained = options.weights or "freshly initialised weights, nothing learnt (no --weights)"
     print(f"image: {source}, {image.shape[1]}x{image.shape[0]} letterboxed to {width}x{height}")

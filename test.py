@@ -150,7 +150,7 @@ def prepare(options: TestOptions) -> Subject:
     limits = options.conf, options.iou, options.stretch, options.batch_size, options.workers, dtype
     rect = info.stride if options.rect else None
     agnostic = options.agnostic_nms or options.single_cls  # else a box would count once for each class it may be of
-    settings = EvaluationSettings(size, *limits, options.max_det, agnostic, options.max_nms, rect)
+    settings = EvaluationSettings(size, *limits, options.max_det, agnostic, options.max_nms, rect, info.channels)
     annotations = spec.annotations if key == "valid" else None
     coco = None if annotations is None else read_truth(annotations, spec.names)
     if coco is None:

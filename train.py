@@ -99,6 +99,7 @@ def prepare(
         model, notes = Darknet(graph, checkpoint.names), []
         model.seen = checkpoint.seen
     model.check_size(*size)
+    channels = model.graph.net.channels
     frozen = [] if options.freeze is None else frozen_layers(model.graph, options.freeze)
     blocks = freeze(list(model.blocks), frozen)
     if not any(parameter.requires_grad for parameter in model.parameters()):
@@ -113,7 +114,7 @@ def prepare(
     sparsity = options.sparsity_options()
     gammas = Gammas.of(model) if sparsity is not None else None
     if options.autobatch:
-        fitting = min(ranks.gather(fitting_batch(learner, alone, size, device, dtype)))
+        fitting = min(ranks.gather(fitting_batch(learner, alone, size, device, dtype, channels=channels)))
         options = replace(options, batch_size=fitting * ranks.world)
         notes.append(f"--autobatch: {options.batch_size} images a step")
     check_batch(options, len(samples[0]), size, model.largest_stride, ranks)
@@ -129,7 +130,7 @@ def prepare(
 
     with ranks.in_turn() if options.cache == "disk" else nullcontext():
         pictures = keep_pictures(samples[0], size, options.cache, spec.path, ranks.local_world)
-    dataset = TrainingSet(pictures, options.augmentation(), options.seed, options.mosaic_epochs)
+    dataset = TrainingSet(pictures, options.augmentation(), options.seed, options.mosaic_epochs, channels)
     sampler = StepSampler(
         len(samples[0]),
         own_batch,
@@ -147,7 +148,7 @@ def prepare(
     if sparsity is not None and gammas is not None:
         rates = trainee.schedule.epoch_rates(sampler.steps, options.accumulate)
         trainee.regulariser = Sparsity(model, gammas, sparsity, rates)
-    settings = EvaluationSettings(size, batch_size=own_batch, workers=options.workers, dtype=dtype)
+    settings = EvaluationSettings(size, batch_size=own_batch, workers=options.workers, dtype=dtype, channels=channels)
     options = replace(options, data=str(spec.path))  # found again when resumed from another folder
     fingerprint = data_fingerprint([*samples[0], *samples[1]])
     kind = DetectionRun if options.t_weights is None else DistilledRun

@@ -85,6 +85,19 @@ def to_rgb(picture: np.ndarray) -> np.ndarray:
     return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
 
 
-def to_input(picture: np.ndarray) -> np.ndarray:
-    """(H, W, 3) BGR in 0..255 -> (3, H, W) RGB float32 in 0..1, contiguous."""
-    return np.ascontiguousarray(to_rgb(picture).transpose(2, 0, 1), dtype=np.float32) / 255
+def to_channels(image: np.ndarray, channels: int) -> np.ndarray:
+    """(H, W, 3) BGR -> what a network of 3 or 1 input channels takes: (H, W, 3) RGB or (H, W, 1) grey, same type.
+
+    Grey is OpenCV's .299 R + .587 G + .114 B, as Darknet reads images where [net] says channels=1.
+    """
+    return to_rgb(image) if channels == 3 else cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)[..., None]
+
+
+def to_bgr(image: np.ndarray) -> np.ndarray:
+    """What `to_channels` made, (H, W, 3) RGB or (H, W, 1) grey -> (H, W, 3) BGR, to be drawn on."""
+    return cv2.cvtColor(image, cv2.COLOR_RGB2BGR if image.shape[2] == 3 else cv2.COLOR_GRAY2BGR)
+
+
+def to_input(image: np.ndarray, channels: int = 3) -> np.ndarray:
+    """(H, W, 3) BGR in 0..255 -> (channels, H, W) RGB or grey, float32 in 0..1, contiguous."""
+    return np.ascontiguousarray(to_channels(image, channels).transpose(2, 0, 1), dtype=np.float32) / 255

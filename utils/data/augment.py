@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from utils.letterbox import GREY, to_rgb
+from utils.letterbox import GREY
 
 Picture = tuple[np.ndarray, np.ndarray]
 """(H, W, 3) uint8 BGR and its (N, 5) boxes."""
@@ -149,16 +149,16 @@ def clip_boxes(boxes: np.ndarray, width: int, height: int) -> np.ndarray:
 
 
 def colour(image: np.ndarray, how: Augmentation, rng: np.random.Generator) -> np.ndarray:
-    """(H, W, 3) BGR -> RGB, the hue turned by a share of the circle, random gains of saturation and value."""
+    """(H, W, 3) BGR with the hue turned by a share of the circle, random gains of saturation and value."""
     if how.hue == how.saturation == how.value == 0:
-        return to_rgb(image)
+        return image
     turn, *gains = rng.uniform(-1, 1, 3) * (how.hue, how.saturation, how.value)
     levels = np.arange(256)
     scaled = [np.clip(levels * (1 + gain), 0, 255) for gain in gains]
     tables = ((levels + round(turn * HUES)) % HUES, *scaled)
     planes = cv2.split(cv2.cvtColor(image, cv2.COLOR_BGR2HSV))
     changed = [cv2.LUT(plane, table.astype(np.uint8)) for plane, table in zip(planes, tables, strict=True)]
-    return cv2.cvtColor(cv2.merge(changed), cv2.COLOR_HSV2RGB)
+    return cv2.cvtColor(cv2.merge(changed), cv2.COLOR_HSV2BGR)
 
 
 def flip(picture: Picture, left_right: bool, up_down: bool) -> Picture:

@@ -19,7 +19,7 @@ from utils.data.images import read_image
 from utils.data.labels import Sample
 from utils.data.sampler import Key, StepSampler
 from utils.errors import DataError
-from utils.letterbox import Placement, letterbox, stretch, to_rgb
+from utils.letterbox import Placement, letterbox, stretch, to_channels
 from utils.log import warn
 
 START = "fork" if sys.platform == "linux" else None  # workers then share kept pictures instead of copying them
@@ -27,10 +27,10 @@ MAX_REPLACEMENTS = 10  # how many unreadable images in a row are replaced by ano
 
 
 Item = tuple[Tensor, Tensor, list[int]]
-"""(H, W, 3) uint8 RGB; (N, 5) class, centre x, y, width, height in 0..1 of the input; the pictures it is made of."""
+"""(H, W, C) uint8, RGB or grey; (N, 5) class, centre x, y, width, height in 0..1 of the input; the images in it."""
 
 Batch = tuple[Tensor, Tensor, list[int]]
-"""(B, 3, H, W) uint8, channels last; (M, 6) index in the batch, class, cx, cy, w, h; the pictures it is made of."""
+"""(B, C, H, W) uint8, channels last; (M, 6) index in the batch, class, cx, cy, w, h; the pictures it is made of."""
 
 
 class Skipped:
@@ -50,11 +50,19 @@ class TrainingSet(Dataset[Item]):
     """Augmented samples.
 
     An item depends on its key and the seed alone, so it is the same in any worker and after a resumed training. From
-    epoch `close_mosaic` on (counted from 0) pictures are neither joined nor mixed.
+    epoch `close_mosaic` on (counted from 0) pictures are neither joined nor mixed. `channels`: 3 for RGB, 1 for grey.
     """
 
-    def __init__(self, pictures: Pictures, how: Augmentation, seed: int = 0, close_mosaic: int | None = None) -> None:
+    def __init__(
+        self,
+        pictures: Pictures,
+        how: Augmentation,
+        seed: int = 0,
+        close_mosaic: int | None = None,
+        channels: int = 3,
+    ) -> None:
         self.pictures, self.how, self.seed, self.close_mosaic = pictures, how, seed, close_mosaic
+        self.channels = channels
         self.skipped = Skipped(len(pictures))
 
     def __len__(self) -> int:
@@ -79,6 +87,7 @@ class TrainingSet(Dataset[Item]):
         image, boxes = flip((image, picture[1]), left_right, up_down)
         corners = boxes[:, 1:].reshape(-1, 2, 2) / np.array([key.width, key.height], np.float32)  # (N, 2 corners, 2)
         labels = np.concatenate((boxes[:, :1], corners.mean(axis=1), corners[:, 1] - corners[:, 0]), axis=1)
+        image = to_channels(image, self.channels)
         return torch.from_numpy(image), torch.from_numpy(labels.astype(np.float32)), used
 
     def _picture(self, index: int, key: Key, closed: bool, rng: np.random.Generator, used: list[int]) -> Picture:
@@ -108,13 +117,13 @@ def collate_training(items: Sequence[Item]) -> Batch:
     images, labels, used = zip(*items, strict=True)
     targets = [torch.cat((torch.full((len(rows), 1), float(i)), rows), dim=1) for i, rows in enumerate(labels)]
     # default_collate stacks in the memory that processes share; a copy of its own would stay in the worker's heap
-    stacked: Tensor = default_collate(list(images))  # (B, H, W, 3)
+    stacked: Tensor = default_collate(list(images))  # (B, H, W, C)
     return stacked.permute(0, 3, 1, 2), torch.cat(targets), [index for each in used for index in each]
 
 
 @dataclass(frozen=True)
 class EvaluationItem:
-    """One image as the network gets it, (H, W, 3) RGB, 0..255, how it was placed, and which sample it is.
+    """One image as the network gets it, (H, W, C), RGB or grey, 0..255, how it was placed, and which sample it is.
 
     uint8, or float32 where it was stretched (Darknet does not round).
     """
@@ -126,7 +135,7 @@ class EvaluationItem:
 
 @dataclass(frozen=True)
 class EvaluationBatch:
-    """The readable ones of a batch of items: images (B, 3, H, W), channels last, and a placement and index each."""
+    """The readable ones of a batch of items: images (B, C, H, W), channels last, and a placement and index each."""
 
     images: Tensor
     placements: list[Placement]
@@ -136,13 +145,20 @@ class EvaluationBatch:
 class EvaluationSet(Dataset[Any]):
     """Samples as they are, letterboxed or stretched; None for an image that cannot be decoded (it is named).
 
-    `size` is (width, height), of all or of each (N, 2).
+    `size` is (width, height), of all or of each (N, 2); `channels`: 3 for RGB, 1 for grey.
     """
 
-    def __init__(self, samples: Sequence[Sample], size: tuple[int, int] | np.ndarray, stretched: bool = False) -> None:
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        size: tuple[int, int] | np.ndarray,
+        stretched: bool = False,
+        channels: int = 3,
+    ) -> None:
         self.samples = samples
         self.sizes = np.broadcast_to(np.array(size), (len(samples), 2))
         self.place = stretch if stretched else letterbox
+        self.channels = channels
         self.skipped = Skipped(len(samples))
 
     def __len__(self) -> int:
@@ -158,18 +174,18 @@ class EvaluationSet(Dataset[Any]):
         return EvaluationItem(torch.from_numpy(picture), placement, index)
 
     def prepare(self, image: np.ndarray, index: int = 0) -> tuple[np.ndarray, Placement]:
-        """An (H, W, 3) BGR image as the network gets that sample, RGB, and how it was placed."""
+        """An (H, W, 3) BGR image as the network gets that sample, (H', W', C), and how it was placed."""
         width, height = self.sizes[index].tolist()
         picture, placement = self.place(image, width, height)
-        return to_rgb(picture), placement
+        return to_channels(picture, self.channels), placement
 
 
-def letterboxed(samples: Sequence[Sample], size: tuple[int, int]) -> list[np.ndarray]:
-    """The images that can be read as a network with this input (width, height) gets them, (H, W, 3) RGB uint8.
+def letterboxed(samples: Sequence[Sample], size: tuple[int, int], channels: int = 3) -> list[np.ndarray]:
+    """The images that can be read, as a network with this input (width, height) gets them: (H, W, channels) uint8.
 
     Raises DataError where there is none.
     """
-    dataset = EvaluationSet(samples, size)
+    dataset = EvaluationSet(samples, size, channels=channels)
     items = [dataset[index] for index in range(len(dataset))]
     pictures = [item.image.numpy() for item in items if item is not None]
     if not pictures:

@@ -43,7 +43,7 @@ class Difference:
 
 
 def compare_runtimes(reference: Runtime, other: Runtime, images: Sequence[np.ndarray]) -> Difference:
-    """Over images (H, W, 3) RGB uint8 of the input's size; where one has NMS inside, of what NMS leaves."""
+    """Over images (H, W, C) uint8 of the input's size; where one has NMS inside, of what NMS leaves."""
     found = [_compare(reference.infer(image[None]), other.infer(image[None]), other) for image in images]
     return Difference(*(float(np.max(column)) for column in zip(*found, strict=True)))
 

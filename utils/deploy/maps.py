@@ -26,7 +26,7 @@ ACTIVATIONS = frozenset({"leaky", "relu", "relu6", "logistic", "mish", "swish", 
 
 
 def maps_inside(runtime: Runtime, path: Path | None = None) -> Callable[[np.ndarray], Maps]:
-    """What gives, for a picture (H, W, 3) RGB uint8, the maps that this runtime shows.
+    """What gives, for a picture (H, W, C) uint8, RGB or grey, the maps that this runtime shows.
 
     PyTorch shows layers and heads; ONNX Runtime, OpenVINO and OpenCV layers (OpenCV those of its own cfg);
     TorchScript and ncnn heads. `path` is the exported file or folder.

@@ -14,7 +14,7 @@ from utils.runtimes.runtime import NetworkInfo
 
 
 class Exportable(nn.Module):
-    """(B, 3, H, W) RGB in 0..1, float32 -> predictions (B, N, 5+C) float32, as the network's own in eval mode.
+    """(B, C, H, W) RGB or grey in 0..1, float32 -> predictions (B, N, 5+C) float32, as the network's own in eval mode.
 
     With `half` the network, but not its decoding, computes in float16.
     """
@@ -65,7 +65,7 @@ class Calibration:
     """What int8 needs: pictures to take ranges of values from, and the layers of the cfg that stay in float32."""
 
     pictures: Sequence[np.ndarray]
-    """(H, W, 3) RGB uint8, of the network's input size."""
+    """(H, W, C) uint8, RGB or grey, of the network's input size."""
     floats: frozenset[int] = frozenset()
 
 
@@ -101,5 +101,4 @@ class Job:
     def example(self) -> Tensor:
         """An input, (1, C, H, W), grey."""
         width, height = self.info.size
-        channels = 3 if self.info.task == "classify" else self.model.graph.net.channels
-        return torch.full((1, channels, height, width), 0.5)
+        return torch.full((1, self.info.channels, height, width), 0.5)

@@ -21,7 +21,7 @@ _LAYER = re.compile(r"layer_(\d+)/")
 
 
 def onnx_graph(job: Job) -> Any:
-    """An onnx.ModelProto: images (B, 3, H, W) -> predictions (B, N, 5+C). Raises InputError without the packages."""
+    """An onnx.ModelProto: images (B, C, H, W) -> predictions (B, N, 5+C). Raises InputError without the packages."""
     need("onnxscript", "--format onnx")
     dynamic: dict[str, Any] = {}
     if job.info.dynamic:

@@ -83,7 +83,7 @@ def limits(a: Runtime, b: Runtime) -> tuple[float, float, float]:
 
 
 def compare_stages(a: Side, b: Side, images: Sequence[np.ndarray], conf: float, iou: float) -> list[Stage]:
-    """In the order in which a picture passes them; `images` (H, W, 3) RGB uint8 of the input's size."""
+    """In the order in which a picture passes them; `images` (H, W, C) uint8 of the input's size."""
     pixels, score, share = limits(a.runtime, b.runtime)
     one, two = a.runtime.info, b.runtime.info
     stages = []

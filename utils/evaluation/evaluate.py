@@ -34,6 +34,7 @@ class EvaluationSettings:
     agnostic: bool = False  # NMS over all classes together
     per_class: int | None = None  # candidates of each class that enter NMS, the best; None: all
     rect: int | None = None  # letterbox into the smallest multiple of this (the network's stride) within `size`
+    channels: int = 3  # of the network's input: 3 for RGB, 1 for grey
 
     def detections(self, predictions: Tensor) -> list[Tensor]:
         """`torch_postprocess.detections` with these limits, every (box, class) pair counted."""
@@ -46,7 +47,7 @@ def evaluation_loader(samples: Sequence[Sample], settings: EvaluationSettings) -
     sizes: tuple[int, int] | np.ndarray = settings.size
     if settings.rect is not None:
         sizes = rect_sizes([sample.size for sample in samples], settings.size, settings.rect)
-    dataset = EvaluationSet(samples, sizes, settings.stretched)
+    dataset = EvaluationSet(samples, sizes, settings.stretched, settings.channels)
     return make_evaluation_loader(dataset, settings.batch_size, settings.workers)
 
 
@@ -76,12 +77,12 @@ def collect(
 
 
 def run_batch(model: nn.Module | Runtime, images: Tensor, settings: EvaluationSettings) -> list[np.ndarray]:
-    """Images (B, 3, H, W) in 0..255 -> each one's (N, 6): x1, y1, x2, y2 in the input's pixels, score, class."""
+    """Images (B, C, H, W) in 0..255 -> each one's (N, 6): x1, y1, x2, y2 in the input's pixels, score, class."""
     return [rows.cpu().numpy() for rows in settings.detections(predict(model, images, settings))]
 
 
 def predict(model: nn.Module | Runtime, images: Tensor, settings: EvaluationSettings) -> Tensor:
-    """Images (B, 3, H, W) in 0..255 -> predictions (B, N, 5+C)."""
+    """Images (B, C, H, W) in 0..255 -> predictions (B, N, 5+C)."""
     if isinstance(model, Runtime):
         return torch.from_numpy(model.infer(images.permute(0, 2, 3, 1).numpy()))
     device = next(model.parameters()).device

@@ -14,6 +14,7 @@ from utils.evaluation.errors import KINDS, MISSED
 from utils.evaluation.evaluate import EvaluationSettings, run_batch
 from utils.evaluation.metrics import ImageResult
 from utils.evaluation.report import Report
+from utils.letterbox import to_bgr
 
 SHOWN = 16
 PAIRS = 8  # images drawn twice, with labels and with predictions
@@ -30,7 +31,7 @@ def draw_predictions(
         return
     tiles = []
     for image, found in zip(batch.images, run_batch(model, batch.images, settings), strict=True):
-        picture = cv2.cvtColor(image.permute(1, 2, 0).numpy(), cv2.COLOR_RGB2BGR)
+        picture = to_bgr(image.permute(1, 2, 0).numpy())
         tiles.append(draw_boxes(picture, found[:, :4], *_labels(found, names)))
     write_tiles(path, tiles)
 

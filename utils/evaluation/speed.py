@@ -62,7 +62,7 @@ def time_stages(model: nn.Module | Runtime, samples: Sequence[Sample], settings:
     """Time a network in eval mode on the first images, which are decoded before; again and again where they are few."""
     device = torch.device("cpu") if isinstance(model, Runtime) else next(model.parameters()).device
     model = model if isinstance(model, Runtime) else fuse(model)
-    dataset = EvaluationSet(samples[:TIMED], settings.size, settings.stretched)
+    dataset = EvaluationSet(samples[:TIMED], settings.size, settings.stretched, settings.channels)
     pictures = [read_image(sample.image) for sample in dataset.samples]
     times = []
     for turn in progress(range(WARM_UP + TIMED), f"timing {settings.size[0]}x{settings.size[1]}", unit="image"):

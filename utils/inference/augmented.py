@@ -22,7 +22,7 @@ class Augmented(nn.Module):
         self.model, self.stride, self.views = model, stride, views
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) in 0..1 -> boxes cx, cy, w, h in the pixels of `images`, objectness, classes."""
+        """(B, C, H, W) in 0..1 -> boxes cx, cy, w, h in the pixels of `images`, objectness, classes."""
         return torch.cat([self._view(images, scale, mirrored) for scale, mirrored in self.views], dim=1)
 
     def _view(self, images: Tensor, scale: float, mirrored: bool) -> Tensor:

@@ -10,7 +10,7 @@ from utils.data.frames import Frame
 from utils.inference.postprocess import detections
 from utils.inference.result import Result
 from utils.inference.tiling import Merge, merge_tiles, tile_windows
-from utils.letterbox import Placement, letterbox, stretch, to_rgb
+from utils.letterbox import Placement, letterbox, stretch, to_channels
 from utils.runtimes.runtime import Runtime
 
 
@@ -47,7 +47,7 @@ class Predictor:
         limits = self.confidence, self.iou, self.max_detections, self.agnostic, self.classes
         start = time.perf_counter()
         placed = [(stretch if self.stretched else letterbox)(image, *self.size) for image in images]
-        pictures = np.stack([to_rgb(picture) for picture, _ in placed])  # (B, H, W, 3)
+        pictures = np.stack([to_channels(picture, self.runtime.info.channels) for picture, _ in placed])  # (B, H, W, C)
         ready = time.perf_counter()
         predictions = self.runtime.infer(pictures)
         done = time.perf_counter()

@@ -105,7 +105,7 @@ class Options:
 
 @dataclass(frozen=True)
 class NetOptions(Options):
-    """[net]: the input, `width` x `height` pixels (both divisible by the largest stride) with `channels` planes."""
+    """[net]: the input, `width` x `height` pixels, both divisible by the largest stride; `channels` 3: RGB, 1: grey."""
 
     NAMES: ClassVar[tuple[str, ...]] = ("net", "network")
     INERT: ClassVar[dict[str, str]] = {
@@ -128,7 +128,7 @@ class NetOptions(Options):
     }
     width: int = dataclasses.field(default=416, metadata={"minimum": 1})
     height: int = dataclasses.field(default=416, metadata={"minimum": 1})
-    channels: int = dataclasses.field(default=3, metadata={"minimum": 1})
+    channels: int = dataclasses.field(default=3, metadata={"choices": (1, 3)})
 
 
 def option(
@@ -216,7 +216,7 @@ def _convert(entry: Entry, annotation: Any, metadata: typing.Mapping[str, Any], 
     except (ValueError, KeyError):
         raise CfgError(f"{where}: expected {_words(annotation)}") from None
     if metadata.get("choices") and value not in metadata["choices"]:
-        raise CfgError(f"{where}: expected one of {', '.join(metadata['choices'])}")
+        raise CfgError(f"{where}: expected one of {', '.join(map(str, metadata['choices']))}")
     if metadata.get("minimum") is not None and value < metadata["minimum"]:
         raise CfgError(f"{where}: expected at least {metadata['minimum']}")
     return value

@@ -74,7 +74,7 @@ def pick_layer(graph: Graph, index: int) -> Node:
 
 
 def feature_maps(model: nn.Module, block: nn.Module, image: Tensor) -> Tensor:
-    """What `block` of `model` gives for an image (3, H, W): (C, H', W') float64. The model is in eval mode."""
+    """What `block` of `model` gives for an image (C, H, W): (C, H', W') float64. The model is in eval mode."""
     outputs: list[Tensor] = []
     handle = block.register_forward_hook(lambda module, inputs, output: outputs.append(output[0].double()))
     try:

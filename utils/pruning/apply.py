@@ -98,7 +98,7 @@ def _times(mask: Tensor) -> Callable[[nn.Module, Any, Tensor], Tensor]:
 
 @torch.no_grad()
 def all_heads(model: Any, images: Sequence[Tensor]) -> list[list[Tensor]]:
-    """The raw head maps of each image (1, 3, H, W), in float32."""
+    """The raw head maps of each image (1, C, H, W), in float32."""
     return [[head.float() for head in model.heads(image)] for image in images]
 
 

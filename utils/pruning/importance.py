@@ -94,7 +94,7 @@ def loss_changes(groups: ChannelGroups, model: Any, criterion: Any, loader: Iter
     """What "taylor" needs: for each channel the square of the loss's first-order change without it, over batches.
 
     Of gamma and beta where there are any, else of the weights (Molchanov et al., "Importance Estimation for Neural
-    Network Pruning", CVPR 2019). `loader` yields images (B, 3, H, W) uint8, targets and more; the network, in eval
+    Network Pruning", CVPR 2019). `loader` yields images (B, C, H, W) uint8, targets and more; the network, in eval
     mode, stays as it is.
     """
     parameters = [tensor for layer in groups.judged for tensor in _judging(layer)]

@@ -52,7 +52,7 @@ def exported_clock(runtime: TimedExport, size: tuple[int, int], rounds: int, tol
     kind = KINDS["darknet" if runtime == "opencv" else runtime]
 
     def clock(models: Sequence[Any]) -> list[float]:
-        picture = np.full((1, size[1], size[0], 3), GREY, np.uint8)
+        picture = np.full((1, size[1], size[0], models[0].graph.net.channels), GREY, np.uint8)
         works = {}
         with TemporaryDirectory() as folder:
             for index, model in enumerate(models):
@@ -126,7 +126,7 @@ def some_shapes() -> list[Sample]:
     return load_samples(spec.valid[:PROOF_IMAGES], spec.num_classes, "images")[0]
 
 
-def proof_images(samples: list[Sample], size: tuple[int, int], device: torch.device) -> list[Tensor]:
-    """The first images that can be read, (1, 3, H, W), letterboxed."""
-    pictures = letterboxed(samples[:PROOF_IMAGES], size)
+def proof_images(samples: list[Sample], size: tuple[int, int], device: torch.device, channels: int) -> list[Tensor]:
+    """The first images that can be read, (1, channels, H, W), letterboxed."""
+    pictures = letterboxed(samples[:PROOF_IMAGES], size, channels)
     return [torch.from_numpy(picture).permute(2, 0, 1)[None].float().to(device) / 255 for picture in pictures]

@@ -46,4 +46,11 @@ def describe(model: Any, size: tuple[int, int] | None = None) -> NetworkInfo:
     """What there is to know of a network built from a cfg; `size` (width, height): its input, default the cfg's."""
     net = model.graph.net
     anchors = tuple(tuple((w, h) for w, h in head.options.head_anchors) for head in model.graph.heads())
-    return NetworkInfo(tuple(model.names), size or (net.width, net.height), model.largest_stride, anchors, dynamic=True)
+    return NetworkInfo(
+        tuple(model.names),
+        size or (net.width, net.height),
+        model.largest_stride,
+        anchors,
+        dynamic=True,
+        channels=net.channels,
+    )

@@ -39,11 +39,14 @@ class NetworkInfo:
     """What it does. A classifier gives probabilities (B, C), and has neither anchors nor NMS."""
     nms: tuple[float, float] | None = None
     """Score and IoU thresholds of the NMS inside; None: there is none."""
+    channels: int = 3
+    """Of the input: 3 for RGB, 1 for grey."""
 
     def to_json(self) -> str:
         """For the file."""
         rules = {"detect": "letterbox: aspect ratio kept, centred on grey 114", "classify": "the square in the middle"}
-        rule = {"resize": rules[self.task], "input": "RGB, 0..1, (B, 3, H, W)"}
+        colours = "RGB" if self.channels == 3 else "grey"
+        rule = {"resize": rules[self.task], "input": f"{colours}, 0..1, (B, {self.channels}, H, W)"}
         return json.dumps({**asdict(self), **rule}, ensure_ascii=False)
 
     def check_size(self, width: int, height: int) -> None:
@@ -74,8 +77,9 @@ class NetworkInfo:
                 bool(known["dynamic"]),
                 known.get("task", "detect"),
                 None if known["nms"] is None else (float(known["nms"][0]), float(known["nms"][1])),
+                int(known.get("channels", 3)),
             )
-            assert min(width, height, info.stride) > 0 and info.names
+            assert min(width, height, info.stride) > 0 and info.names and info.channels in {1, 3}
         except (AssertionError, KeyError, TypeError, ValueError, IndexError):
             raise InputError(f"{where}: expected the metadata that export.py writes") from None
         return info
@@ -101,7 +105,7 @@ class Runtime(ABC):
         """What it computes in."""
 
     def infer(self, images: np.ndarray) -> np.ndarray:
-        """(B, H, W, 3) RGB in 0..255, uint8 or float32 -> predictions (B, N, 5+C) float32.
+        """(B, H, W, C) in 0..255, RGB or grey (`to_channels`), uint8 or float32 -> predictions (B, N, 5+C) float32.
 
         Of a detector; each is centre x, y, width, height in pixels of the input, objectness, class probabilities.
         Raises InputError for a size that the network does not take.
@@ -121,7 +125,7 @@ class Runtime(ABC):
 
 
 def planes(images: np.ndarray) -> np.ndarray:
-    """(B, H, W, 3) in 0..255 -> (B, 3, H, W) float32 in 0..1, contiguous."""
+    """(B, H, W, C) in 0..255 -> (B, C, H, W) float32 in 0..1, contiguous."""
     batch = np.ascontiguousarray(images.transpose(0, 3, 1, 2), np.float32)
     batch *= np.float32(1 / 255)
     return batch

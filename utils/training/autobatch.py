@@ -19,10 +19,12 @@ def fitting_batch(
     size: tuple[int, int],
     device: torch.device,
     dtype: torch.dtype | None,
+    channels: int = 3,
 ) -> int:
     """The largest even batch size whose training step takes two thirds of the GPU's memory, at most 512.
 
-    `size` is (width, height). Raises InputError on a CPU, and where not even one image fits.
+    `size` is (width, height) of the input, `channels` its planes. Raises InputError on a CPU, and where not even one
+    image fits.
     """
     if device.type != "cuda":
         raise InputError("--autobatch: expected a GPU; on a CPU give --batch-size")
@@ -31,7 +33,7 @@ def fitting_batch(
     def measure(batch: int) -> int:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
-        _step(model, criterion, batch, size, device, dtype)
+        _step(model, criterion, (batch, channels, size[1], size[0]), device, dtype)
         return torch.cuda.max_memory_allocated(device)
 
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -65,17 +67,17 @@ def extrapolate(measure: Callable[[int], int], limit: float, sizes: Sequence[int
 def _step(
     model: nn.Module,
     criterion: nn.Module,
-    batch: int,
-    size: tuple[int, int],
+    shape: tuple[int, int, int, int],
     device: torch.device,
     dtype: torch.dtype | None,
 ) -> None:
-    """One training step on noise."""
-    images = torch.rand(batch, 3, size[1], size[0], device=device).to(memory_format=torch.channels_last)
+    """One training step on noise of this shape, (B, C, H, W)."""
+    batch, _, height, width = shape
+    images = torch.rand(shape, device=device).to(memory_format=torch.channels_last)
     targets = torch.rand(batch * BOXES, 6, device=device) * 0.5 + 0.25
     targets[:, 0] = torch.arange(batch, device=device).repeat_interleave(BOXES)
     targets[:, 1] = 0
     model.train()
     with torch.autocast(device.type, dtype, enabled=dtype is not None):
         raw = model(images)
-    criterion(raw, targets, (size[1], size[0]))[0].backward()
+    criterion(raw, targets, (height, width))[0].backward()

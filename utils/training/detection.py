@@ -1,6 +1,7 @@
 """A detector's training: what it writes, and how its epochs are measured."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -9,7 +10,7 @@ from torch.utils.data import DataLoader
 from utils.data.dataset import collate_training, make_training_loader
 from utils.data.labels import Sample
 from utils.data.stats import draw_labels
-from utils.evaluation.evaluate import EvaluationSettings, collect, evaluation_loader
+from utils.evaluation.evaluate import collect, evaluation_loader
 from utils.evaluation.metrics import Metrics, measure
 from utils.evaluation.pictures import draw_predictions
 from utils.files import write_text
@@ -122,7 +123,7 @@ class DetectionRun(Run):
     def write_end(self, checks: DataLoader[Any]) -> None:
         """Labels beside predictions; with --sparsity, the layers' gammas."""
         dataset: Any = checks.dataset
-        settings = EvaluationSettings(self.settings.size, SHOWN_CONFIDENCE, self.settings.iou)
+        settings = replace(self.settings, confidence=SHOWN_CONFIDENCE)
         model = self.trainee.average.model
         draw_predictions(self.folder / "predictions.jpg", model, dataset, self.model.names, settings)
         if self.sparsity is not None:

@@ -57,7 +57,7 @@ class Lesson:
 
 
 class Distilled(nn.Module):
-    """Images (B, 3, H, W) -> Lesson. `module` is the student; what it does not need later, the adapters, is beside it.
+    """Images (B, C, H, W) -> Lesson. `module` is the student; what it does not need later, the adapters, is beside it.
 
     `teacher` is a network in eval mode without gradients. It is no child module: nothing that is done to all modules,
     parameters or tensors of this one reaches it. Without `hints` there are no maps and no adapters.

@@ -84,7 +84,7 @@ class Trainee:
     frozen: Sequence[nn.Module] = ()
     ranks: Ranks = field(default_factory=Ranks)
     prepare: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = lambda images, targets: (images.float() / 255, targets)
-    """From a batch, images (B, 3, H, W) uint8 and their targets, to what model and criterion take."""
+    """From a batch, images (B, C, H, W) uint8 and their targets, to what model and criterion take."""
     regulariser: Regulariser | None = None
     fresh: bool = True
     """No gradients have been added since the last change."""
@@ -96,7 +96,7 @@ class Trainee:
             block.eval()
 
     def gradients(self, images: Tensor, targets: Tensor, update: bool = True) -> tuple[Tensor, Tensor]:
-        """Add the gradients of a batch, images (B, 3, H, W) uint8 and their targets: its loss, and the parts.
+        """Add the gradients of a batch, images (B, C, H, W) uint8 and their targets: its loss, and the parts.
 
         `update` says that `change` comes next, so that several processes must average their gradients now.
         """

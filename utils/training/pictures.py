@@ -3,17 +3,17 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 from torch import Tensor
 
 from utils.draw import draw_boxes, write_tiles
+from utils.letterbox import to_bgr
 
 MAX_TILES = 16
 
 
 def draw_batch(path: Path, images: Tensor, targets: Tensor, names: Sequence[str]) -> None:
-    """Up to 16 training images as the network gets them, (B, 3, H, W) uint8 RGB, with their boxes (M, 6)."""
+    """Up to 16 training images as the network gets them, (B, C, H, W) uint8, RGB or grey, with their boxes (M, 6)."""
     tiles = []
     height, width = images.shape[2:]
     for index, image in enumerate(images[:MAX_TILES]):
@@ -21,6 +21,6 @@ def draw_batch(path: Path, images: Tensor, targets: Tensor, names: Sequence[str]
         half = rows[:, 4:6] / 2
         boxes = np.concatenate((rows[:, 2:4] - half, rows[:, 2:4] + half), axis=1) * [width, height, width, height]
         classes = rows[:, 1].astype(int).tolist()
-        picture = cv2.cvtColor(image.permute(1, 2, 0).numpy(), cv2.COLOR_RGB2BGR)
+        picture = to_bgr(image.permute(1, 2, 0).numpy())
         tiles.append(draw_boxes(picture, boxes, [names[label] for label in classes], classes))
     write_tiles(path, tiles)

@@ -57,7 +57,9 @@ class Pruning:
         self.size = parse_size(options.img_size) or (net.width, net.height)
         self.original.check_size(*self.size)
         self.spec = None if options.data is None else read_spec(options, self.original)
-        settings = EvaluationSettings(self.size, batch_size=options.batch_size, workers=options.workers)
+        settings = EvaluationSettings(
+            self.size, batch_size=options.batch_size, workers=options.workers, channels=net.channels
+        )
         samples = [] if self.spec is None else read_samples(self.spec, self.spec.valid)
         if self.spec is not None:
             check_boxes(samples, self.spec.path, "which weights are kept" if options.trains else None)
@@ -66,7 +68,7 @@ class Pruning:
         quick = clock_of(options.runtime, self.size, self.device, QUICK_ROUNDS, told=False)
         self.milliseconds = steady(quick, self.original)
         self.timed: dict[bytes, float] = {}
-        self.images = proof_images(samples or some_shapes(), self.size, self.device)
+        self.images = proof_images(samples or some_shapes(), self.size, self.device, net.channels)
         self.model, self.gone = remove_layers(self.original, options.layers, build)
         self.groups = ChannelGroups.of(self.model)
         self.costs = Costs(self.model, self.groups, self.size)
@@ -112,7 +114,10 @@ class Pruning:
         """What the Taylor criterion needs, from training images."""
         assert self.spec is not None
         samples = read_samples(self.spec, self.spec.train[:TAYLOR_IMAGES])
-        dataset = TrainingSet(Pictures(samples, self.size), Augmentation(mosaic=0), self.options.seed)
+        channels = self.model.graph.net.channels
+        dataset = TrainingSet(
+            Pictures(samples, self.size), Augmentation(mosaic=0), self.options.seed, channels=channels
+        )
         sampler = StepSampler(len(samples), self.options.batch_size, self.size, self.options.seed)
         loader = make_training_loader(dataset, sampler, self.options.workers)
         return loss_changes(self.groups, self.model, DetectionLoss(head_specs(self.model)), loader)
