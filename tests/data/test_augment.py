@@ -1,5 +1,7 @@
 """Augmentation: boxes stay on their objects."""
 
+from typing import Any, cast
+
 import numpy as np
 import pytest
 
@@ -101,10 +103,40 @@ def test_colours() -> None:
     np.testing.assert_array_equal(colour(image, still, rng), image)
     little = colour(image, Augmentation(hue=0, saturation=1e-9, value=0), rng)  # there and back
     assert np.abs(little.astype(int) - image).max() <= 6  # 8-bit HSV is coarse
-    changed = colour(image, Augmentation(), rng)
-    assert changed.shape == image.shape and np.abs(changed.astype(int) - image).max() > 6
-    dark = colour(np.full((2, 2, 3), 200, np.uint8), Augmentation(hue=0, saturation=0, value=0.4), rng)
-    assert dark.min() >= 120 and len(np.unique(dark)) == 1  # grey stays grey
+
+
+class Drawn:
+    """In place of chance: `uniform` gives these numbers."""
+
+    def __init__(self, *values: float) -> None:
+        self.values = np.array(values)
+
+    def uniform(self, low: float, high: float, size: int) -> np.ndarray:
+        assert (low, high, size) == (-1, 1, 3)
+        return self.values
+
+
+RED, GREEN, PINK, DARK_RED = (255, 0, 0), (0, 255, 0), (255, 128, 128), (128, 0, 0)  # RGB
+
+
+@pytest.mark.parametrize(
+    ("how", "drawn", "before", "after"),
+    [
+        (Augmentation(hue=1 / 3, saturation=0, value=0), (1, 0, 0), RED, GREEN),  # a third of the circle on
+        (Augmentation(hue=1 / 3, saturation=0, value=0), (-1, 0, 0), GREEN, RED),
+        (Augmentation(hue=1 / 3, saturation=0, value=0), (1, 0, 0), (90, 90, 90), (90, 90, 90)),
+        (Augmentation(hue=0, saturation=0.5, value=0), (0, -1, 0), RED, PINK),  # half as colourful
+        (Augmentation(hue=0, saturation=0.7, value=0), (0, 1, 0), RED, RED),  # it cannot be more so
+        (Augmentation(hue=0, saturation=0, value=0.5), (0, 0, -1), RED, DARK_RED),  # half as bright
+        (Augmentation(hue=0, saturation=0, value=0.4), (0, 0, 1), (100, 50, 50), (140, 70, 70)),
+    ],
+)
+def test_a_known_colour_becomes_a_known_colour(
+    how: Augmentation, drawn: tuple[float, ...], before: tuple[int, ...], after: tuple[int, ...]
+) -> None:
+    image = np.full((4, 4, 3), before[::-1], np.uint8)  # BGR
+    changed: Any = colour(image, how, cast(Any, Drawn(*drawn)))[..., ::-1]
+    np.testing.assert_allclose(changed.astype(int), np.broadcast_to(after, (4, 4, 3)), atol=3)
 
 
 def test_mixup_blends_pictures_and_takes_both_boxes() -> None:

@@ -1,5 +1,6 @@
 """What reaches the network."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -62,6 +63,22 @@ def test_mosaic_closes(samples: list[Sample]) -> None:
     assert len(dataset[Key(0, 1, 0, 64, 64)][2]) == 8  # two mosaics mixed
     assert dataset[Key(0, 2, 0, 64, 64)][2] == [0]
     assert dataset[Key(0, 2, 0, 96, 32)][0].shape == (32, 96, 3)
+
+
+STILL = Augmentation(mosaic=0, scale=0, translate=0, hue=0, saturation=0, value=0, flip_lr=0)
+
+
+@pytest.mark.parametrize("flips", [{}, {"flip_ud": 1.0}, {"flip_lr": 1.0}, {"flip_ud": 1.0, "flip_lr": 1.0}])
+def test_chances_of_one_always_flip(tmp_path: Path, flips: dict[str, float]) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
+    cv2.imwrite(str(tmp_path / "a.png"), image)
+    sample = Sample(tmp_path / "a.png", np.array([[0, 0.25, 0.25, 0.25, 0.5]], np.float32), (64, 48))
+    got, boxes, _ = TrainingSet(Pictures([sample], (64, 48)), replace(STILL, **flips))[Key(0, 0, 0, 64, 48)]
+    rows = slice(None, None, -1) if "flip_ud" in flips else slice(None)
+    columns = slice(None, None, -1) if "flip_lr" in flips else slice(None)
+    np.testing.assert_array_equal(got.numpy(), image[rows, columns, ::-1])  # RGB
+    x, y = (0.75 if name in flips else 0.25 for name in ("flip_lr", "flip_ud"))
+    np.testing.assert_allclose(boxes.numpy(), [[0, x, y, 0.25, 0.5]], atol=1e-6)
 
 
 def test_evaluation_items(samples: list[Sample]) -> None:

@@ -50,6 +50,14 @@ def test_confusion() -> None:
     assert counts.tolist() == [[1, 0, 0], [1, 0, 1], [1, 1, 0]]
 
 
+@pytest.mark.parametrize(("width", "found_it"), [(4.9, False), (5.1, True)])
+def test_a_pair_needs_half_of_the_union(width: float, found_it: bool) -> None:
+    truth = np.array([[0, 0, 0, 10, 10]], np.float32)
+    found = np.array([[0, 0, width, 10, 0.9, 0]], np.float32)  # IoU: a tenth of the width
+    counts = confusion([ImageResult(99, 99, truth, found)], 1, 0.5)
+    assert counts.tolist() == ([[1, 0], [0, 0]] if found_it else [[0, 1], [1, 0]])
+
+
 def test_report_of_nothing() -> None:
     nothing = ImageResult(9, 9, np.zeros((0, 5), np.float32), np.zeros((0, 6), np.float32))
     with warnings.catch_warnings():
