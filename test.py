@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from models import load_model
-from utils.data.coco import CocoTruth, read_truth
+from utils.data.coco import CocoTruth
 from utils.data.datafile import DataSpec, load_data
 from utils.data.labels import Sample, check_boxes, load_samples, report
 from utils.errors import DataError, InputError
@@ -20,7 +20,7 @@ from utils.evaluation.metrics import ImageResult, Metrics, measure
 from utils.evaluation.pictures import draw_beside_labels, draw_worst
 from utils.evaluation.plots import draw_confusion, draw_curves
 from utils.evaluation.report import make_report
-from utils.evaluation.results import as_asked, coco_results, with_objects, write_labels
+from utils.evaluation.results import as_asked, coco_results, read_objects, with_objects, write_labels
 from utils.evaluation.speed import Speed, StudyPoint, draw_study, study_sizes, time_stages
 from utils.files import find_file, new_run_folder, write_text
 from utils.inference.augmented import Augmented
@@ -151,8 +151,7 @@ def prepare(options: TestOptions) -> Subject:
     rect = info.stride if options.rect else None
     agnostic = options.agnostic_nms or options.single_cls  # else a box would count once for each class it may be of
     settings = EvaluationSettings(size, *limits, options.max_det, agnostic, options.max_nms, rect, info.channels)
-    annotations = spec.annotations if key == "valid" else None
-    coco = None if annotations is None else read_truth(annotations, spec.names)
+    coco = read_objects(spec, samples) if key == "valid" else None
     if coco is None:
         check_boxes(samples, spec.path)
     return Subject(model, info.stride, spec, samples, settings, chosen, coco)

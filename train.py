@@ -17,6 +17,7 @@ from utils.data.sampler import StepSampler, rect_sizes
 from utils.data.stats import sides_px
 from utils.errors import CfgError, DataError, InputError, WeightsError
 from utils.evaluation.evaluate import EvaluationSettings
+from utils.evaluation.results import read_objects
 from utils.files import find_file, new_run_folder
 from utils.log import counted, say
 from utils.network.backbone import load_backbone
@@ -84,6 +85,7 @@ def prepare(
     dtype = choose_precision(options.amp, device)
     spec = load_data(options.data)
     samples = load_both(spec, ranks, options.single_cls)
+    coco = read_objects(spec, samples[1])
     names = ("object",) if options.single_cls else spec.names
     if checkpoint is None:
         graph, cfg = starting_graph(options)
@@ -128,9 +130,6 @@ def prepare(
     where = device if device.type == "cpu" else torch.cuda.get_device_name(device)
     say(f"{where}, {precision_words(dtype)}" + (f", {ranks.world} processes" if ranks.world > 1 else ""))
 
-    with ranks.in_turn() if options.cache == "disk" else nullcontext():
-        pictures = keep_pictures(samples[0], size, options.cache, spec.path, ranks.local_world)
-    dataset = TrainingSet(pictures, options.augmentation(), options.seed, options.mosaic_epochs, channels)
     sampler = StepSampler(
         len(samples[0]),
         own_batch,
@@ -141,6 +140,9 @@ def prepare(
         rect_sizes([sample.size for sample in samples[0]], size, model.largest_stride) if options.rect else None,
         model.largest_stride if options.multi_scale else None,
     )
+    with ranks.in_turn() if options.cache == "disk" else nullcontext():
+        pictures = keep_pictures(samples[0], sampler.largest, options.cache, spec.path, ranks.local_world)
+    dataset = TrainingSet(pictures, options.augmentation(), options.seed, options.mosaic_epochs, channels)
     if folder is None:
         parent = options.project or "runs/train"
         folder = ranks.share(new_run_folder(parent, options.name) if ranks.first else Path())
@@ -152,9 +154,8 @@ def prepare(
     options = replace(options, data=str(spec.path))  # found again when resumed from another folder
     fingerprint = data_fingerprint([*samples[0], *samples[1]])
     kind = DetectionRun if options.t_weights is None else DistilledRun
-    return kind(
-        options, folder, model, save_weights, trainee, dataset, sampler, samples[1], settings, fingerprint, ranks, stop
-    )
+    everything = options, folder, model, save_weights, trainee, dataset, sampler, samples[1], settings, fingerprint
+    return kind(*everything, ranks, stop, coco=coco)
 
 
 def starting_graph(options: TrainOptions) -> tuple[Graph, str]:
@@ -192,7 +193,8 @@ def load_both(spec: DataSpec, ranks: Ranks, single_cls: bool) -> tuple[list[Samp
         + (f" ({empty:,} without any), " if empty else ", ")
         + f"{counted(len(valid_samples), 'validation image')} with {counted(boxes[1], 'box', 'boxes')}"
     )
-    check_boxes(valid_samples, spec.path, "which epoch's weights are best.pt")
+    if spec.annotations is None:  # else its objects count
+        check_boxes(valid_samples, spec.path, "which epoch's weights are best.pt")
     if single_cls:
         for sample in (*train_samples, *valid_samples):
             sample.labels[:, 0] = 0

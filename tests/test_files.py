@@ -22,6 +22,8 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
     assert target.read_text() == "old" and list(tmp_path.iterdir()) == [target]
     with whole_file(target) as partial:
         partial.write_text("new")
+        with whole_file(target) as other:  # as of a process with the same number on another machine
+            other.write_text("other")
     assert target.read_text() == "new" and list(tmp_path.iterdir()) == [target]
 
 

@@ -64,7 +64,7 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; it replaces `path` when the block ends well, else it vanishes."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.stem[:40]}.{os.getpid()}.partial{path.suffix}")
+    partial = path.with_name(f".{path.stem[:40]}.{uuid4().hex[:8]}.partial{path.suffix}")
     try:
         yield partial
         with partial.open("rb") as file:

@@ -112,7 +112,8 @@ def test_unreadable_images_are_replaced_and_named(
 ) -> None:
     samples[0].image.write_text("broken")
     dataset = training_set(samples)
-    assert dataset[Key(0, 0, 0, 64, 64)][0].shape == (64, 64, 3)
+    image, _, used = dataset[Key(0, 0, 0, 64, 64)]
+    assert image.shape == (64, 64, 3) and len(used) == 4 and 0 not in used  # the ones that came in its place
     assert "0.png" in capfd.readouterr().err
     batch = next(iter(make_evaluation_loader(EvaluationSet(samples, (64, 64)), 5, workers)))
     assert batch.indices == [1, 2, 3, 4] and batch.images.shape == (4, 3, 64, 64)
@@ -120,6 +121,19 @@ def test_unreadable_images_are_replaced_and_named(
         sample.image.write_text("broken")
     with pytest.raises(DataError, match="10 images in a row could not be read"):
         dataset[Key(0, 0, 0, 64, 64)]
+
+
+def test_multi_scale_shows_what_the_source_has(tmp_path: Path) -> None:
+    """At the largest size pictures are as sharp as those that are measured at that size."""
+    noise = np.random.default_rng(0).integers(0, 256, (240, 320, 3), np.uint8)
+    cv2.imwrite(str(tmp_path / "a.png"), noise)
+    sample = Sample(tmp_path / "a.png", np.zeros((0, 5), np.float32), (320, 240))
+    sampler = StepSampler(1, 1, (208, 208), multiple=32)
+    dataset = TrainingSet(Pictures([sample], sampler.largest), STILL)
+    shown = dataset[Key(0, 0, 0, *sampler.largest)][0].numpy()
+    measured = EvaluationSet([sample], sampler.largest)[0]
+    assert measured is not None and sampler.largest == (320, 320)
+    np.testing.assert_array_equal(shown, measured.image.numpy())
 
 
 @pytest.mark.slow

@@ -53,4 +53,11 @@ def test_multi_scale_stays_in_its_bounds() -> None:
     sizes = {(batch[0].width, batch[0].height) for batch in sampler}
     assert len(sizes) > 8 and all(w % 32 == 0 and h % 32 == 0 for w, h in sizes)
     assert min(w for w, _ in sizes) >= 208 - 16 and max(w for w, _ in sizes) <= 624 + 16
+    assert sampler.largest == (640, 320)  # 624 and 336 to the multiple
+    assert all(608 >= w >= 192 and 320 >= h >= 96 for w, h in sizes)
+    assert np.mean([w for w, _ in sizes]) == pytest.approx(416, rel=0.05)  # as much smaller as larger
     assert isinstance(next(iter(sampler))[0], Key)
+
+
+def test_the_largest_input_is_the_size_itself() -> None:
+    assert StepSampler(4, 2, (416, 224)).largest == (416, 224)

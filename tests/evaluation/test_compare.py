@@ -53,6 +53,19 @@ def test_the_interval_is_that_of_a_share() -> None:
     assert found.high - found.low == pytest.approx(2 * 1.96 * spread, rel=0.15)
 
 
+def test_the_same_images_in_another_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    results = proper_results(0, classes=3)
+    a, b = saved(tmp_path / "a", results), saved(tmp_path / "b", results)
+    here = replace(a, images=tuple(f"/home/me/set/{image}" for image in a.images))
+    there = replace(b, images=tuple(f"D:\\\\data\\{image}" for image in b.images))
+    for other, warnings in ((here, 0), (b, 1), (there, 1)):
+        assert compare(here, other, samples=5).ap["all"].high == 0
+        assert capsys.readouterr().err.count("which has the same name") == warnings
+    fewer = [replace(results[0], truth=results[0].truth[1:], area=None, crowd=None), *results[1:]]
+    with pytest.raises(InputError, match=r"there are other objects"):
+        compare(here, saved(tmp_path / "c", fewer), samples=5)
+
+
 def test_what_cannot_be_compared(tmp_path: Path) -> None:
     results = proper_results(0, classes=3)
     a = saved(tmp_path / "a", results)

@@ -1,6 +1,7 @@
 """Muon's step on convolutions against its definition, with the singular value decomposition in place of iterations."""
 
 import copy
+import itertools
 
 import pytest
 import torch
@@ -65,11 +66,11 @@ def test_the_second_step_remembers_the_first() -> None:
     gradients = [noise(shape, 3) * 5, noise(shape, 4)]
     weights = steps(shape, gradients)
     mean = torch.zeros_like(gradients[0])
-    for before, after, gradient in zip(weights, weights[1:], gradients, strict=False):
+    for before, after, gradient in zip(weights[:-1], weights[1:], gradients, strict=True):
         mean = MOMENTUM * mean + (1 - MOMENTUM) * gradient
         u, _, v = torch.linalg.svd(((1 - MOMENTUM) * gradient + MOMENTUM * mean).flatten(1), full_matrices=False)
         assert cosine(before - after, u @ v) > 0.98
-    first, second = (before - after for before, after in zip(weights, weights[1:], strict=False))
+    first, second = (before - after for before, after in itertools.pairwise(weights))
     assert cosine(first, second) > 0.8  # without memory they would have nothing in common
 
 

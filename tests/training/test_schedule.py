@@ -10,8 +10,10 @@ from utils.training.optimizers import make_optimizer, orthogonalize
 from utils.training.schedule import Average, Schedule, ScheduleOptions
 
 
-def schedule_of(shape: str, optimizer: str = "adamw", epochs: int = 50) -> tuple[torch.optim.Optimizer, Schedule]:
-    made = make_optimizer(nn.Linear(2, 2), optimizer, 0.01, 0.9, 0.01)
+def schedule_of(
+    shape: str, optimizer: str = "adamw", epochs: int = 50, momentum: float = 0.9
+) -> tuple[torch.optim.Optimizer, Schedule]:
+    made = make_optimizer(nn.Linear(2, 2), optimizer, 0.01, momentum, 0.01)
     return made, Schedule(made, ScheduleOptions(0.01, shape=shape), epochs=epochs, steps=40)
 
 
@@ -55,13 +57,22 @@ def test_a_layer_that_stands_twice_is_averaged_once() -> None:
     torch.testing.assert_close(average.model[1].weight, before + 0.1)
 
 
-def test_momentum_of_sgd_warms_up() -> None:
-    optimizer, schedule = schedule_of("cosine", "sgd")
+@pytest.mark.parametrize(
+    ("momentum", "expected"),
+    [
+        (0.9, [0.8 + 0.1 / 120, 0.85, 0.9, 0.9]),
+        (0.8, [0.8] * 4),
+        (0.5, [0.5] * 4),  # it never starts above its end
+        (0.0, [0.0] * 4),
+    ],
+)
+def test_momentum_of_sgd_warms_up(momentum: float, expected: list[float]) -> None:
+    optimizer, schedule = schedule_of("cosine", "sgd", momentum=momentum)
     momenta = []
     for step in (0, 59, 119, 500):
         schedule.set(step)
         momenta.append(optimizer.param_groups[0]["momentum"])
-    assert momenta == pytest.approx([0.8 + 0.1 / 120, 0.85, 0.9, 0.9])
+    assert momenta == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("name", ["adamw", "sgd", "muon"])

@@ -115,7 +115,7 @@ def _keep_on_disk(pictures: Pictures, shapes: np.ndarray, needed: int, path: Pat
     header = f"{MAGIC} {_fingerprint(pictures.samples, pictures.size)}\n".encode()
     start, count = len(header), len(pictures)
     total = start + count + needed  # the header, whether each picture could be read, the pixels
-    if not (path.is_file() and path.stat().st_size == total and path.open("rb").read(start) == header):
+    if not (path.is_file() and path.stat().st_size == total and _first_bytes(path, start) == header):
         free = shutil.disk_usage(path.parent).free
         if total > free:
             raise InputError(f"--cache disk: {path} needs {size_words(total)}, {size_words(free)} are free")
@@ -134,6 +134,11 @@ def _keep_on_disk(pictures: Pictures, shapes: np.ndarray, needed: int, path: Pat
     readable = mapped[start : start + count].numpy().astype(bool)
     pictures.shapes = np.where(readable[:, None], shapes, 0)
     pictures.store = mapped[start + count :]
+
+
+def _first_bytes(path: Path, count: int) -> bytes:
+    with path.open("rb") as file:
+        return file.read(count)
 
 
 def _fingerprint(samples: Sequence[Sample], size: tuple[int, int]) -> str:

@@ -95,11 +95,14 @@ class TrainingSet(Dataset[Item]):
         indices = [index]
         if rng.random() < self.how.mosaic and not closed:
             indices += rng.integers(len(self), size=3).tolist()
-        used += indices
-        return compose([self._read(i, key, rng) for i in indices], key.width, key.height, self.how, rng)
+        pictures = [self._read(i, key, rng, used) for i in indices]
+        return compose(pictures, key.width, key.height, self.how, rng)
 
-    def _read(self, index: int, key: Key, rng: np.random.Generator) -> Picture:
-        """A picture scaled to fit, boxes in pixels; one that cannot be decoded is named and replaced by another."""
+    def _read(self, index: int, key: Key, rng: np.random.Generator, used: list[int]) -> Picture:
+        """A picture scaled to fit, boxes in pixels; one that cannot be decoded is named and replaced by another.
+
+        `used` notes which it is.
+        """
         for _ in range(MAX_REPLACEMENTS):
             try:
                 picture = self.pictures.read(index)
@@ -107,6 +110,7 @@ class TrainingSet(Dataset[Item]):
                 self.skipped.report(index, error)
                 index = int(rng.integers(len(self)))
                 continue
+            used.append(index)
             return picture if (key.width, key.height) == self.pictures.size else fit(picture, key.width, key.height)
         name = self.pictures.samples[index].image
         raise DataError(f"{MAX_REPLACEMENTS} images in a row could not be read, the last one {name}")

@@ -61,6 +61,11 @@ class StepSampler(Sampler[list[Key]]):
         """Batches in a whole epoch."""
         return self.length // (self.batch_size * self.world)
 
+    @property
+    def largest(self) -> tuple[int, int]:
+        """Width and height of the largest input that may come, `size` unless `multiple` is given."""
+        return self.size if self.multiple is None else self._scaled(*self.size, 1 + MULTI_SCALE)
+
     def __len__(self) -> int:
         return self.steps - self.start
 
@@ -83,6 +88,10 @@ class StepSampler(Sampler[list[Key]]):
 
     def _size(self, indices: Sequence[int] | np.ndarray, factor: float) -> tuple[int, int]:
         width, height = self.size if self.sizes is None else self.sizes[indices].max(axis=0)
-        if self.multiple is not None:
-            width, height = (max(1, round(side * factor / self.multiple)) * self.multiple for side in (width, height))
-        return int(width), int(height)
+        return (int(width), int(height)) if self.multiple is None else self._scaled(width, height, factor)
+
+    def _scaled(self, width: int, height: int, factor: float) -> tuple[int, int]:
+        """Both sides times the factor, rounded to the multiple."""
+        assert self.multiple is not None
+        wide, high = (max(1, round(side * factor / self.multiple)) * self.multiple for side in (width, height))
+        return int(wide), int(high)

@@ -6,6 +6,7 @@ difference on 72 images is not taken for more than it is.
 """
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import numpy as np
 from utils.errors import InputError
 from utils.evaluation.matching import Matches, average_precision
 from utils.figure import new_figure, save_figure
-from utils.log import progress
+from utils.log import progress, warn
 
 SAMPLES = 1000
 INTERVAL = (2.5, 97.5)  # percent
@@ -28,6 +29,11 @@ class Measurement:
     names: tuple[str, ...]
     images: tuple[str, ...]
     matches: Matches
+
+    @property
+    def file_names(self) -> tuple[str, ...]:
+        """The images' names without their folders, which may be of another system."""
+        return tuple(re.split(r"[/\\]", image)[-1] for image in self.images)
 
     @classmethod
     def load(cls, path: Path) -> "Measurement":
@@ -80,12 +86,20 @@ class Comparison:
 
 
 def compare(a: Measurement, b: Measurement, seed: int = 0, samples: int = SAMPLES) -> Comparison:
-    """Compare two measurements. Raises InputError unless both are of the same images and classes."""
-    for what, of_a, of_b in (("classes", a.names, b.names), ("images", a.images, b.images)):
+    """Compare two measurements. Raises InputError unless both are of the same images and classes.
+
+    Images of the same file names with as many objects may lie in another folder, or on another machine: a warning.
+    """
+    for what, of_a, of_b in (("classes", a.names, b.names), ("images", a.file_names, b.file_names)):
         if of_a != of_b:
             other = next((y for x, y in zip(of_a, of_b, strict=False) if x != y), None)
             words = f"{len(of_a)} there, {len(of_b)} here" if other is None else f"{other!r} is another one"
             raise InputError(f"{b.path}: expected the {what} of {a.path}: {words}")
+    if a.images != b.images:
+        x, y = next((x, y) for x, y in zip(a.images, b.images, strict=True) if x != y)
+        if not np.array_equal(a.matches.objects, b.matches.objects):
+            raise InputError(f"{b.path}: expected the images of {a.path}: {y} is not {x}, there are other objects")
+        warn(f"warning: {b.path}: {y} is taken for {x}, which has the same name")
     rng = np.random.default_rng(seed)
     count = len(a.images)
     pairs = []

@@ -8,18 +8,32 @@ from typing import Any
 
 import numpy as np
 
-from utils.data.coco import CocoTruth
+from utils.data.coco import CocoTruth, read_truth
+from utils.data.datafile import DataSpec
+from utils.data.labels import Sample
 from utils.errors import DataError
 from utils.evaluation.metrics import ImageResult
 from utils.files import write_text
 from utils.inference.result import label_lines
 
 
+def read_objects(spec: DataSpec, samples: Sequence[Sample]) -> CocoTruth | None:
+    """Read the annotation file of the validation samples, None where the data set names none.
+
+    Raises DataError for a bad file, and where an image is not in it.
+    """
+    if spec.annotations is None:
+        return None
+    coco = read_truth(spec.annotations, spec.names)
+    missing = next((sample.image.name for sample in samples if sample.image.name not in coco.images), None)
+    if missing is not None:
+        raise DataError(f"{coco.path}: expected all validation images, {missing} is not in it")
+    return coco
+
+
 def with_objects(result: ImageResult, coco: CocoTruth) -> ImageResult:
     """The result with its annotation file's objects instead of those of the label file."""
     assert result.file is not None
-    if result.file.name not in coco.images:
-        raise DataError(f"{coco.path}: expected all validation images, {result.file.name} is not in it")
     objects = coco.images[result.file.name]
     return replace(result, truth=objects.boxes, area=objects.area, crowd=objects.crowd)
 

@@ -1,18 +1,20 @@
 """A detector's training: what it writes, and how its epochs are measured."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 from torch.utils.data import DataLoader
 
+from utils.data.coco import CocoTruth
 from utils.data.dataset import collate_training, make_training_loader
 from utils.data.labels import Sample
 from utils.data.stats import draw_labels
 from utils.evaluation.evaluate import collect, evaluation_loader
 from utils.evaluation.metrics import Metrics, measure
 from utils.evaluation.pictures import draw_predictions
+from utils.evaluation.results import as_asked, with_objects
 from utils.files import write_text
 from utils.log import say
 from utils.pruning.gammas import NEAR_ZERO, layer_counts
@@ -27,8 +29,12 @@ SHOWN_CONFIDENCE = 0.25  # of the predictions that are drawn
 NOT_MEASURED = Metrics(0.0, 0.0, 0, 0, {})  # what other ranks hand in: rank 0 measures
 
 
+@dataclass
 class DetectionRun(Run):
-    """The training of a Darknet on images with boxes."""
+    """The training of a Darknet on images with boxes.
+
+    `coco` are the validation images' objects, where the data set names an annotation file.
+    """
 
     SCORE = "ap", "AP"
     PANELS: ClassVar[tuple[Panel, ...]] = (
@@ -36,6 +42,8 @@ class DetectionRun(Run):
         Panel("Validation", {"ap50": "AP@.5", "ap": "AP@.5:.95"}, 1),
     )
     RECORD: ClassVar[type[Record]] = Record
+
+    coco: CocoTruth | None = None
 
     @property
     def network(self) -> str:
@@ -62,12 +70,15 @@ class DetectionRun(Run):
         return evaluation_loader(mine, self.settings)
 
     def measure(self, mine: Sequence[Sample], checks: DataLoader[Any] | None) -> Metrics:
-        """AP."""
+        """AP, of the same objects as test.py's."""
         found = []
         if checks is not None:
             model = self.trainee.average.model
             found = collect(model, mine, self.settings, "validation", checks, self.check_alone)
         every = [result for results in self.ranks.gather(found) for result in results]
+        if self.coco is not None:
+            every = [with_objects(result, self.coco) for result in every]
+            every, _ = as_asked(every, self.model.names, range(len(self.coco.category_ids)), self.options.single_cls)
         return self.ranks.share(measure(every, self.model.names) if self.ranks.first else NOT_MEASURED)
 
     def scores(self, metrics: Metrics | None) -> dict[str, float | None]:

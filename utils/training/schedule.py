@@ -14,7 +14,7 @@ ScheduleName = Literal["cosine", "linear", "one-cycle"]
 
 WARMUP_STEPS = 100  # at least
 WARMUP_SHARE = 0.2  # of the whole training, at most
-WARMUP_MOMENTUM = 0.8  # SGD's at the first step
+WARMUP_MOMENTUM = 0.8  # SGD's at the first step, at most
 ONE_CYCLE_RISE = 0.3  # the share of one-cycle in which the learning rate rises
 
 
@@ -31,7 +31,7 @@ class ScheduleOptions:
 class Schedule:
     """Linear warm-up, then a cosine or a line down to the final share; or one-cycle, a cosine up and one down.
 
-    Set before each optimizer step. While warming up, SGD's momentum rises from 0.8 to its own.
+    Set before each optimizer step. While warming up, SGD's momentum rises from 0.8 to its own, if that is higher.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, options: ScheduleOptions, epochs: int, steps: int) -> None:
@@ -69,7 +69,8 @@ class Schedule:
         for group, momentum in zip(self.optimizer.param_groups, self.momenta, strict=True):
             group["lr"] = lr
             if momentum is not None and isinstance(self.optimizer, torch.optim.SGD):
-                group["momentum"] = WARMUP_MOMENTUM + (momentum - WARMUP_MOMENTUM) * warmth
+                first = min(WARMUP_MOMENTUM, momentum)
+                group["momentum"] = first + (momentum - first) * warmth
         return lr
 
 
