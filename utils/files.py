@@ -33,6 +33,16 @@ def find_file(name: str | Path, folder: str, error: type[InputError] = InputErro
     raise error(f"{name}: no such file (looked at {looked})")
 
 
+def read_text(path: Path, error: type[InputError] = InputError) -> str:
+    """The text of a file in UTF-8, its byte order mark aside. Raises `error`, with the line, for other encodings."""
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as problem:
+        line = problem.object[: problem.start].count(b"\n") + 1
+        byte = problem.object[problem.start]
+        raise error(f"{path}:{line}: expected text in UTF-8, got the byte 0x{byte:02x}") from None
+
+
 def new_run_folder(parent: str | Path, name: str) -> Path:
     """Create and return `parent/name`, or `parent/name-2`, `parent/name-3` ... where that is taken."""
     if not name or Path(name).name != name or name in {".", ".."}:

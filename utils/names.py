@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from utils.errors import DataError, InputError
-from utils.files import PROJECT, find_file
+from utils.files import PROJECT, find_file, read_text
 from utils.log import warn
 
 COCO_NAMES = PROJECT / "data" / "coco.names"
@@ -16,11 +16,7 @@ UNNAMED = "class_{}"
 def read_names(path: str | Path) -> tuple[str, ...]:
     """The lines of a .names file, one class each, blank ones left out. A bare name is also looked for in data/."""
     file = find_file(path, "data", DataError)
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise DataError(f"{file}: expected a text file of class names, one a line") from None
-    names = tuple(line.strip() for line in text.splitlines() if line.strip())
+    names = tuple(line.strip() for line in read_text(file, DataError).splitlines() if line.strip())
     if not names:
         raise DataError(f"{file}: expected class names, one a line, got none")
     check_distinct(names, str(file))

@@ -69,7 +69,7 @@ def test_a_csv_file(tmp_path: Path) -> None:
         ("image,class\nd.csv,b\n", "expected two classes at least, got b"),
         ("image,class\nd.csv,b\nnone.png,c\n", "d.csv:3: .*none.png: no such file"),
         ("image,class\n~nobody/x.png,c\n", "d.csv:2: .*nobody/x.png: no such file"),
-        ("image,class\n\xff", "not a CSV file in UTF-8"),
+        ("image,class\n\xff", "d.csv:2: expected text in UTF-8, got the byte 0xff"),
     ],
 )
 def test_csv_files_that_are_wrong(text: str, message: str, tmp_path: Path) -> None:

@@ -69,6 +69,18 @@ def test_yaml(folder: Path, text: str) -> None:
     assert [image.resolve() for image in spec.valid] == [folder / "images/valid/c.jpg"]
 
 
+@pytest.mark.parametrize(
+    "words",
+    [("SE", "NO", "DK"), ("01", "1", "1.10"), ("null", "on", "~"), ("2024-01-01", "0x1", "1_000"), ("=", "<<", ".inf")],
+)
+def test_yaml_names_are_the_words_as_they_are_written(folder: Path, words: tuple[str, ...]) -> None:
+    a, b, c = words
+    for text in (f"[{a}, {b}, {c}]", f"{{0: {a}, 1: {b}, 2: {c}}}", f"{{'0': {a}, 2: {c}, \"1\": {b}}}"):
+        assert load_data(write(folder, f"names: {text}\ntrain: train.txt\n", "set.yaml")).names == words
+    text = f"names:\n  - {a}\n  - '{b}'\n  - {c}  # a remark\nnc: 3\ntrain: train.txt\ntest:\n"
+    assert load_data(write(folder, text, "set.yaml")).names == words
+
+
 def test_paths_fall_back_to_the_working_folder(folder: Path, tmp_path: Path) -> None:
     image = tmp_path / "elsewhere" / "pictures" / "e.jpg"
     image.parent.mkdir()
@@ -103,7 +115,7 @@ def test_an_entry_that_is_missing_stays_listed(folder: Path) -> None:
         ("classes=2\ntrain=images/valid,empty", r":2: train: expected images, but this folder holds none: .*empty"),
         ("classes=2\ntrain=empty.txt", r":2: train: expected images, but this list names none: .*empty\.txt"),
         ("classes=2\ntrain=bad.txt", r"bad\.txt:1: expected image paths, but none of the 1 exist; .*set/nothing\.jpg"),
-        ("classes=2\ntrain=binary.txt", r"binary\.txt: expected a text file"),
+        ("classes=2\ntrain=binary.txt", r"binary\.txt:1: expected text in UTF-8, got the byte 0xff"),
         ("names=empty.txt\ntrain=train.txt", r"empty\.txt: expected class names"),
         ("generator=stars\ntrain=a\nclasses=1", r":1: generator: expected shapes, got 'stars'"),
         ("generator=shapes\ntrain=s/train\nvalid=s/valid\nclasses=3", r":1: generator=shapes draws into FOLDER/images"),
@@ -128,6 +140,10 @@ def test_darknet_mistakes(folder: Path, text: str, message: str) -> None:
         ("names: [a]", r"expected train or valid"),
         ("names: [a]\nvaild: train.txt\ntrain: train.txt", r"unknown key 'vaild'; did you mean 'valid'\?"),
         ("names: {0: a, 2: b}\ntrain: train.txt", r"names: expected the keys 0..1, got 0, 2"),
+        ("names: {1: a, 01: b}\ntrain: train.txt", r"names: expected the keys 0..1, got 1, 01"),
+        ("names: [a, '']\ntrain: train.txt", r"names: expected a name for class 1, got ''"),
+        ("names: [a, ]\nnc: 2\ntrain: train.txt", r"nc: expected the number of names, 1, got 2"),
+        ("names: [a, [b]]\ntrain: train.txt", r"names: expected a name for class 1, got \['b'\]"),
         ("names: cat\ntrain: train.txt", r"names: expected a list or a mapping .* got 'cat'"),
         ("names: [a]\ntrain: 5", r"train: expected a path or a list of paths, got 5"),
         ("names: [a]\npath: nowhere\ntrain: train.txt", r"path=nowhere: no such file or folder"),

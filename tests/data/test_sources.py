@@ -283,7 +283,7 @@ def test_nothing_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (str(tmp_path / "*.jpg"), "no image or video matches this pattern"),
         (str(tmp_path / "none.txt"), "expected paths or streams, one a line, got none"),
         (str(tmp_path / "both.txt"), "expected files or streams, got both"),
-        (str(tmp_path / "binary.txt"), "expected a text file with a path a line"),
+        (str(tmp_path / "binary.txt"), "binary.txt:1: expected text in UTF-8"),
         ("-", "-: expected paths of images or videos, got none"),
         ("screen:1,2,3", "expected screen or screen:x,y,w,h in pixels"),
         ("screen:1,2,0,3", "expected a width and a height above 0"),

@@ -1,6 +1,7 @@
 """Images with one class each: a folder a class, or a CSV file of images and classes."""
 
 import csv
+import io
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -10,9 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from utils.data.crops import write_crops
-from utils.data.images import IMAGE_SUFFIXES
+from utils.data.folders import find_files, is_hidden
 from utils.errors import DataError
-from utils.files import PROJECT, user_path
+from utils.files import PROJECT, read_text, user_path
 
 DETECTION = "a detection data set: expected a class for each image; `python -m utils.data.crops` cuts its boxes out"
 EMBEDDED = "shapes"  # crops of the embedded shapes, cut out on first use
@@ -114,16 +115,11 @@ def class_folders(folder: Path) -> list[Path]:
     """The folders in one, hidden ones aside; none where it is no folder."""
     if not folder.is_dir():
         return []
-    return sorted(each for each in folder.iterdir() if each.is_dir() and not each.name.startswith("."))
+    return sorted(each for each in folder.iterdir() if each.is_dir() and not is_hidden(each.name))
 
 
 def _folder_rows(folder: Path, part: str) -> list[Row]:
-    rows = [
-        (image, each.name, part)
-        for each in class_folders(folder)
-        for image in sorted(each.rglob("*"))
-        if image.suffix.lower() in IMAGE_SUFFIXES and image.is_file()
-    ]
+    rows = [(image, each.name, part) for each in class_folders(folder) for image in find_files(each)]
     if not rows:
         raise DataError(f"{folder}: expected a folder for each class with images in it, found none")
     return rows
@@ -132,7 +128,7 @@ def _folder_rows(folder: Path, part: str) -> list[Row]:
 def _csv_rows(path: Path) -> list[Row]:
     rows: list[Row] = []
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
+        with io.StringIO(read_text(path, DataError), newline="") as file:
             for number, entry in enumerate(reader := csv.DictReader(file), start=2):
                 if not {"image", "class"} <= set(reader.fieldnames or ()):
                     got = ", ".join(reader.fieldnames or ())
@@ -146,8 +142,8 @@ def _csv_rows(path: Path) -> list[Row]:
                 if not (path.parent / image).is_file():
                     raise DataError(f"{path}:{number}: {path.parent / image}: no such file")
                 rows.append((path.parent / image, name, part))
-    except (UnicodeDecodeError, csv.Error):
-        raise DataError(f"{path}: not a CSV file in UTF-8") from None
+    except csv.Error as error:
+        raise DataError(f"{path}: not a CSV file ({error})") from None
     if not rows:
         raise DataError(f"{path}: expected a line for each image below the columns' names, got none")
     if len({bool(part) for _, _, part in rows}) == 2:

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from utils.data import shapes
-from utils.data.images import IMAGE_SUFFIXES
+from utils.data.folders import find_files, find_listed, is_windows_path, read_list
 from utils.errors import DataError
-from utils.files import find_file, user_path
+from utils.files import find_file, read_text, user_path
+from utils.log import counted, is_first, warn
 from utils.names import check_distinct, read_names
 from utils.yamlfile import read_yaml
 
@@ -87,7 +88,7 @@ def _load_darknet(path: Path, test: bool) -> DataSpec:
 def _read_options(path: Path) -> dict[str, tuple[str, int]]:
     """The `key=value` lines of a .data file: key -> (value, line number)."""
     options: dict[str, tuple[str, int]] = {}
-    for number, line in enumerate(_read_text(path).splitlines(), start=1):
+    for number, line in enumerate(read_text(path, DataError).splitlines(), start=1):
         line = line.strip()
         if not line or line[0] in "#;":
             continue
@@ -147,7 +148,7 @@ def _load_yaml(path: Path, test: bool) -> DataSpec:
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
-    options = read_yaml(path, "keys such as train, val and names", DataError)
+    options = read_yaml(path, "keys such as train, val and names", DataError, words="names")
     for key in options:
         # Such files carry keys for other programs; one that is nearly ours is a slip of the pen.
         close = difflib.get_close_matches(str(key), YAML_KEYS, n=1, cutoff=0.75)
@@ -159,23 +160,20 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 def _yaml_names(names: Any, path: Path) -> list[str] | None:
     if names is None:
         return None
-    if isinstance(names, list) and names:
-        return [str(name) for name in names]
-    if isinstance(names, dict) and names:
-        if sorted(names, key=str) != sorted(range(len(names)), key=str):
+    if not isinstance(names, list | dict) or not names:
+        raise DataError(f"{path}: names: expected a list or a mapping from 0, 1 ... to a name, got {names!r}")
+    if isinstance(names, dict):
+        keys = {int(key): key for key in names if str(key).isdecimal()}
+        if len(keys) != len(names) or sorted(keys) != list(range(len(names))):
             raise DataError(f"{path}: names: expected the keys 0..{len(names) - 1}, got {', '.join(map(str, names))}")
-        return [str(names[i]) for i in range(len(names))]
-    raise DataError(f"{path}: names: expected a list or a mapping from 0, 1 ... to a name, got {names!r}")
+        names = [names[keys[index]] for index in range(len(names))]
+    for index, name in enumerate(names):
+        if not isinstance(name, str) or not name.strip():
+            raise DataError(f"{path}: names: expected a name for class {index}, got {name!r}")
+    return names
 
 
 # --- Common to both --------------------------------------------------------------------------------------------------
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise DataError(f"{path}: expected a text file in UTF-8") from None
 
 
 def _class_count(value: str, where: str) -> int:
@@ -210,16 +208,12 @@ def _find_images(values: Sequence[str], roots: Sequence[Path], where: str) -> tu
     images: list[Path] = []
     for value in values:
         place = _locate(value, roots, where)
-        found = _folder_images(place) if place.is_dir() else _listed_images(place, roots)
+        found = find_files(place) if place.is_dir() else _listed_images(place, roots)
         if not found:
             kind = "folder holds" if place.is_dir() else "list names"
             raise DataError(f"{where}: expected images, but this {kind} none: {place}")
         images += found
     return tuple(images)
-
-
-def _folder_images(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
 
 
 def _listed_images(path: Path, roots: Sequence[Path]) -> list[Path]:
@@ -228,17 +222,17 @@ def _listed_images(path: Path, roots: Sequence[Path]) -> list[Path]:
     An entry that is found nowhere stays in the list, to be reported with the other unreadable images; a list of which
     nothing is found raises `DataError`.
     """
-    entries = [line.strip() for line in _read_text(path).splitlines() if line.strip()]
+    entries = read_list(path)
     folders = list(dict.fromkeys([path.parent, *roots]))
-    images, missing = [], 0
-    for entry in entries:
-        candidates = (folder / entry for folder in folders)
-        image = next((candidate for candidate in candidates if candidate.exists()), None)
-        missing += image is None
-        images.append(image or folders[0] / entry)
+    found = {entry: find_listed(entry, folders) for entry in entries}
+    missing = sum(found[entry] is None for entry in entries)
     if entries and missing == len(entries):
         looked = ", ".join(str(folder / entries[0]) for folder in folders)
         raise DataError(
             f"{path}:1: expected image paths, but none of the {missing} exist; the first was looked for at {looked}"
         )
-    return images
+    windows = [entry for entry in entries if is_windows_path(entry) and not str(found[entry] or entry).endswith(entry)]
+    if windows and is_first():
+        paths = counted(len(windows), "path")
+        warn(f"warning: {path}: {paths} written by Windows: the first, {windows[0]}, is read as {found[windows[0]]}")
+    return [found[entry] or folders[0] / entry for entry in entries]

@@ -1,7 +1,6 @@
 """Image files: the pixels as the network takes them, or only the size. Every error names its file."""
 
 import io
-import struct
 from pathlib import Path
 
 import cv2
@@ -10,7 +9,15 @@ from PIL import Image, ImageOps
 
 from utils.errors import DataError
 
-IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+IMAGE_SUFFIXES = frozenset(
+    {".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg"}
+    | {".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"}
+)
+UNREADABLE_SUFFIXES = frozenset(
+    {".arw", ".cr2", ".cr3", ".dng", ".exr", ".heic", ".heif", ".hif", ".jxl"}
+    | {".nef", ".orf", ".psd", ".raf", ".rw2", ".svg", ".tga"}
+)
+"""Images, too, but of formats that neither OpenCV nor Pillow reads here."""
 
 EXIF_ORIENTATION = 0x0112  # 5 to 8: the camera was held upright, so width and height change places
 
@@ -36,8 +43,11 @@ def decode_image(content: np.ndarray, name: str) -> np.ndarray:
     if content.size == 0:
         raise DataError(f"{name}: the file is empty")
     try:
+        if content[4:8].tobytes() == b"ftyp":  # AVIF, which OpenCV does not turn upright
+            with Image.open(io.BytesIO(content.data), formats=["AVIF"]) as opened:
+                return from_pillow(opened)
         image = cv2.imdecode(content, cv2.IMREAD_COLOR)
-    except cv2.error:  # a size beyond OpenCV's limits
+    except Exception:  # a size beyond OpenCV's limits; Pillow's plugins raise errors of all kinds
         image = None
     if image is None:
         raise DataError(f"{name}: not an image, or a damaged one")
@@ -45,10 +55,18 @@ def decode_image(content: np.ndarray, name: str) -> np.ndarray:
 
 
 def from_pillow(image: Image.Image) -> np.ndarray:
-    """A PIL image of any mode as (H, W, 3) uint8, BGR, turned upright; 16 bits become 8."""
+    """A PIL image of any mode as (H, W, 3) uint8, BGR, turned upright.
+
+    Of integers of 16 bits (I;16, I) the upper eight are taken; floats (F) are scaled from 0..1, 0..255 or 0..65535,
+    the least range that has them all.
+    """
     upright = ImageOps.exif_transpose(image)
-    if upright.mode.startswith("I;16"):
-        return cv2.cvtColor((np.asarray(upright) >> 8).astype(np.uint8), cv2.COLOR_GRAY2BGR)
+    if upright.mode == "F":
+        values = np.nan_to_num(np.asarray(upright)).clip(0, 65535)
+        top = next(top for top in (1, 255, 65535) if values.max() <= top)
+        return cv2.cvtColor((values * (255 / top)).round().astype(np.uint8), cv2.COLOR_GRAY2BGR)
+    if upright.mode.startswith("I"):
+        return cv2.cvtColor((np.asarray(upright).clip(0, 65535) >> 8).astype(np.uint8), cv2.COLOR_GRAY2BGR)
     return cv2.cvtColor(np.asarray(upright.convert("RGB")), cv2.COLOR_RGB2BGR)
 
 
@@ -72,8 +90,8 @@ def _size(file: str | Path | io.BytesIO, name: str) -> tuple[int, int]:
             # Pillow already turns a TIFF's size.
             exif = Image.Image.getexif(image)  # a PNG's own would decode all of it, to look behind the pixels
             orientation = exif.get(EXIF_ORIENTATION, 1)  # of any type, in damaged files
-            turned = image.format != "TIFF" and isinstance(orientation, int) and orientation >= 5
-    except (OSError, ValueError, SyntaxError, struct.error, Image.DecompressionBombError) as error:
+            turned = image.format != "TIFF" and isinstance(orientation, int) and 5 <= orientation <= 8
+    except Exception as error:  # Pillow's plugins raise errors of all kinds for damaged files
         raise DataError(f"{name}: {_reason(error)}") from None
     return (height, width) if turned else (width, height)
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
 
+from utils.data.folders import find_files, find_listed, read_list
 from utils.data.frames import (
     VIDEO_SUFFIXES,
     Frame,
@@ -24,6 +25,7 @@ from utils.log import counted, warn
 
 MAX_CAMERAS = 100
 LIST_SUFFIXES = frozenset({".streams", ".txt"})
+KNOWN = IMAGE_SUFFIXES | VIDEO_SUFFIXES
 
 
 class Source(Protocol):
@@ -92,19 +94,19 @@ def open_source(source: str, recursive: bool = False, stride: int = 1) -> Source
     """
     if source == "-":
         lines = (line.strip() for line in sys.stdin)
-        return Files("-", (line for line in lines if line and not line.startswith("#")), stride)
+        return Files("-", (_find(line, Path()) for line in lines if line and not line.startswith("#")), stride)
     if is_address(source):
         picture = is_file_name(source) or is_image_address(source)
         return Files(public_name(source), [source], stride) if picture else Streams([source], stride)
     path = user_path(source)
     if path.is_dir():
-        paths = list(path.rglob("*") if recursive else path.iterdir())
-        return Files(source, _pictures(paths, source, "in this folder"), stride)
+        return Files(source, _named(find_files(path, KNOWN, recursive), source, "in this folder"), stride)
     if path.exists():
         return _open_list(path, stride) if path.suffix.lower() in LIST_SUFFIXES else Files(source, [str(path)], stride)
     if glob.has_magic(source):
         matches = [Path(match) for match in glob.glob(str(path), recursive=True)]  # noqa: PTH207 (absolute patterns)
-        return Files(source, _pictures(matches, source, "matches this pattern"), stride)
+        matches = sorted(match for match in matches if match.suffix.lower() in KNOWN and match.is_file())
+        return Files(source, _named(matches, source, "matches this pattern"), stride)
     if source.isdecimal() and int(source) < MAX_CAMERAS:
         return Streams([source], stride)
     if source == "screen" or source.startswith("screen:"):
@@ -112,21 +114,15 @@ def open_source(source: str, recursive: bool = False, stride: int = 1) -> Source
     raise DataError(f"{source}: no such file or folder")
 
 
-def _pictures(paths: list[Path], source: str, where: str) -> list[str]:
-    known = IMAGE_SUFFIXES | VIDEO_SUFFIXES
-    found = sorted(path for path in paths if path.suffix.lower() in known and path.is_file())
-    if not found:
+def _named(paths: list[Path], source: str, where: str) -> list[str]:
+    if not paths:
         raise DataError(f"{source}: no image or video {where}")
-    return [str(path) for path in found]
+    return [str(path) for path in paths]
 
 
 def _open_list(file: Path, stride: int) -> Source:
     """A text file with a path, or a live stream, a line; relative paths are from here, or from the list's folder."""
-    try:
-        lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
-    except UnicodeDecodeError:
-        raise DataError(f"{file}: expected a text file with a path a line") from None
-    names = [line for line in lines if line and not line.startswith("#")]
+    names = read_list(file)
     live = [name for name in names if name.isdecimal() or (is_address(name) and not is_file_name(name))]
     if not names:
         raise DataError(f"{file}: expected paths or streams, one a line, got none")
@@ -139,5 +135,5 @@ def _open_list(file: Path, stride: int) -> Source:
 
 
 def _find(name: str, folder: Path) -> str:
-    path = user_path(name)
-    return name if is_address(name) or path.exists() or not (folder / path).exists() else str(folder / path)
+    found = None if is_address(name) else find_listed(name, [Path(), folder])
+    return name if found is None else str(found)

@@ -15,6 +15,7 @@ import numpy as np
 import tyro
 
 from utils.data.datafile import load_data
+from utils.data.folders import real_path
 from utils.data.formats import check_empty
 from utils.data.labels import Sample, load_samples, report
 from utils.errors import DataError
@@ -68,7 +69,7 @@ def split(options: SplitOptions) -> Path:
         raise DataError(f"--valid {options.valid} --test {options.test}: expected shares that leave some for training")
     check_empty(options.destination)
     spec = load_data(options.data)
-    images = list({image.resolve(): image for image in (*spec.train, *spec.valid)}.values())
+    images = list({real_path(image): image for image in (*spec.train, *spec.valid)}.values())
     samples, problems = load_samples(images, spec.num_classes, "images")
     report(problems)
     names = [name for name, share in shares.items() if share > 0]

@@ -1,0 +1,89 @@
+"""Which files a folder or a list names: the one place where folders are searched and lists of paths are read."""
+
+import os
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path, PureWindowsPath
+
+from utils.data.images import IMAGE_SUFFIXES, UNREADABLE_SUFFIXES
+from utils.errors import DataError
+from utils.files import read_text, user_path
+from utils.log import counted, is_first, warn
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is none of the user's: `.git`, `._0.jpg`, `__MACOSX`."""
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def find_files(folder: Path, suffixes: Collection[str] = IMAGE_SUFFIXES, recursive: bool = True) -> list[Path]:
+    """The files in a folder with one of these suffixes, sorted; hidden ones aside, links to folders followed.
+
+    Warns of image files that cannot be read here, by suffix, and of folders that are left out.
+    """
+    found, left_out = [], Counter[str]()
+    for place, names in walk(folder) if recursive else [next(walk(folder))]:
+        for name in names:
+            suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122 (a Path for each file takes longer than the rest)
+            if suffix in suffixes:
+                found.append(place / name)
+            elif suffix in UNREADABLE_SUFFIXES:
+                left_out[suffix] += 1
+    for suffix, number in sorted(left_out.items()):
+        _warn(f"{folder}: {counted(number, f'{suffix} file')} left out; convert them, to JPEG for example")
+    return sorted(found)
+
+
+def walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:
+    """A folder and those below it, each with the names of its files; linked ones last, and none of them twice."""
+    seen: set[Path] = set()
+    queue = [folder]
+    for top in queue:  # grows
+        target = real_path(top)
+        if top != folder and (target in seen or real_path(top.parent).is_relative_to(target)):
+            _warn(f"{top}: a link to {target}, which is searched anyway: not followed")
+            continue
+        for place, folders, files in os.walk(top, onerror=lambda error: _warn(f"left out: {error}")):
+            here = Path(place)
+            visible = [here / name for name in sorted(folders) if not is_hidden(name)]
+            folders.clear()
+            if real_path(here) not in seen:
+                seen.add(real_path(here))
+                queue += [each for each in visible if each.is_symlink()]
+                folders += [each.name for each in visible if not each.is_symlink()]
+                yield here, [name for name in files if not is_hidden(name)]
+
+
+def real_path(path: Path) -> Path:
+    """A path without links; of a link to itself as it is."""
+    return Path(os.path.realpath(path))
+
+
+def _warn(words: str) -> None:
+    if is_first():
+        warn(f"warning: {words}")
+
+
+def read_list(path: Path) -> list[str]:
+    """The entries of a text file with a path a line; blank lines and those that begin with # are none."""
+    lines = (line.strip() for line in read_text(path, DataError).splitlines())
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def is_windows_path(entry: str) -> bool:
+    """Whether a path was written by Windows: `a\\1.jpg`, `C:/a/1.jpg`."""
+    return "\\" in entry or bool(PureWindowsPath(entry).drive)
+
+
+def find_listed(entry: str, folders: Sequence[Path]) -> Path | None:
+    """The file of a list's entry, relative to the first of `folders` that has it; None where none has.
+
+    Of a path that Windows wrote, the longest end that is found counts.
+    """
+    ends = [user_path(entry)]
+    if is_windows_path(entry):
+        path = PureWindowsPath(entry)
+        parts = path.parts[bool(path.anchor) :]
+        ends += [Path(*parts[first:]) for first in range(len(parts))]
+    candidates = (folder / end for end in ends for folder in folders)
+    return next((candidate for candidate in candidates if candidate.exists()), None)
