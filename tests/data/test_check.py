@@ -58,6 +58,25 @@ def test_problems(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert rows(captured.out)["images"] == ["3", "1"]
 
 
+def test_remarks_are_no_problems(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "labels/train/b.txt").write_text("0 .1 .1 .5 .1 .5 .9\n1 .5 .5 1.001 1 .8\n")
+    main([str(folder / "set.data")])
+    captured = capsys.readouterr()
+    assert "1 label line with a polygon" in captured.err and "1 label line with a sixth column" in captured.err
+    assert "in the data" not in captured.err and rows(captured.out)["boxes"] == ["5", "0"]
+
+
+def test_label_files_that_are_odd(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "images/train/a.jpg").write_bytes((folder / "images/train/a.png").read_bytes())
+    (folder / "images/train/more").mkdir()
+    (folder / "images/train/more/d.png").write_bytes((folder / "images/train/b.png").read_bytes())
+    with pytest.raises(SystemExit):
+        main([str(folder / "set.data")])
+    said = capsys.readouterr().err
+    assert "a.png: two images with one label file: " in said
+    assert f"{folder}/images/train/more: no label file for any image of a folder: looked for" in said
+
+
 def test_same_list_twice_is_a_remark(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "set.data").write_text("classes=2\ntrain=images/train\nvalid=images/train\n")
     main([str(folder / "set.data")])

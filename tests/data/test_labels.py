@@ -2,13 +2,28 @@
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from utils.data.labels import Problem, label_path, load_samples, mirrored_label_path, read_labels, report, spread
+from utils.data.labels import (
+    CLIPPED,
+    CONFIDENCE,
+    ORIENTED,
+    POLYGON,
+    Problem,
+    Remark,
+    label_path,
+    load_samples,
+    mirrored_label_path,
+    pixel_boxes,
+    read_labels,
+    report,
+    spread,
+)
 from utils.errors import DataError
 
 
@@ -30,6 +45,31 @@ def write_image(path: Path, size: tuple[int, int] = (8, 6)) -> Path:
 )
 def test_mirrored_label_path(image: str, labels: str | None) -> None:
     assert mirrored_label_path(Path(image)) == (None if labels is None else Path(labels))
+
+
+@pytest.mark.parametrize(
+    ("image", "labels"),
+    [
+        ("images/a.jpg", "labels/a.txt"),
+        ("images/train/a.jpg", "labels/train/a.txt"),
+        ("images/train2017/a.jpg", "labels/train2017/a.txt"),
+        ("VOCdevkit/VOC2007/JPEGImages/a.jpg", "VOCdevkit/VOC2007/labels/a.txt"),
+        ("images/VOC2012/JPEGImages/a.jpg", "images/VOC2012/labels/a.txt"),
+        ("Images/x/a.png", "Labels/x/a.txt"),
+        ("img/a.jpg", "label/a.txt"),
+        ("raw/a.jpg", "labels/a.txt"),
+        ("images/raw/a.jpg", "labels/raw/a.txt"),
+        ("images/b/images/a.jpg", "images/b/labels/a.txt"),
+        ("images/b/images/a.jpg", "labels/b/images/a.txt"),
+        ("images/a.jpg", "images/a.txt"),
+        ("pictures/a.jpg", "pictures/a.txt"),
+    ],
+)
+def test_labels_are_found_where_others_put_them(tmp_path: Path, image: str, labels: str) -> None:
+    (tmp_path / labels).parent.mkdir(parents=True)
+    assert label_path(tmp_path / image) == (tmp_path / image).with_suffix(".txt")  # where it would be
+    (tmp_path / labels).touch()
+    assert label_path(tmp_path / image) == tmp_path / labels
 
 
 def test_label_path_falls_back_to_beside_the_image(tmp_path: Path) -> None:
@@ -58,8 +98,16 @@ def test_good_labels(tmp_path: Path) -> None:
         ("0 1.2 .5 .1 .1", "coordinates outside 0..1"),
         ("0 .5 -.1 .1 .1", "coordinates outside 0..1"),
         ("0 .5 .5 .1 320", "coordinates outside 0..1"),
+        ("0 1.0101 .5 .1 .1", "coordinates outside 0..1"),
+        ("0 .5 .5 -.0101 .1", "coordinates outside 0..1"),
+        ("0 .1 .1 .2 .1 .2 1.02", "coordinates outside 0..1"),
+        ("0 .5 .5 -.01 .1", "box of zero size"),
+        ("0 .1 .1 .2 .1 .3 .1", "box of zero size"),
         ("0 .5 .5 .1", "wrong number of columns"),
-        ("0 .1 .1 .2 .1 .2 .2 .1 .2", "wrong number of columns"),
+        ("0 .1 .1 .2 .1 .2 .2 .1", "wrong number of columns"),
+        ("0 .5 .5 .1 .1 17", "wrong number of columns"),
+        ("0 .5 .5 .1 .1 nan", "not a number"),
+        ("1 .5 .5 .25 .25 .9", "duplicate box"),
         ("cat .5 .5 .1 .1", "not a number"),
         ("0 nan .5 .1 .1", "not a number"),
         ("inf .5 .5 .1 .1", "not a number"),
@@ -74,6 +122,58 @@ def test_bad_line_is_left_out_and_named(tmp_path: Path, line: str, kind: str) ->
     assert labels[:, 0].tolist() == [1, 2]
     assert [(problem.path, problem.line, problem.kind) for problem in problems] == [(path, 2, kind)]
     assert str(problems[0]).startswith(f"{path}:2: {kind}: ")
+
+
+@pytest.mark.parametrize(
+    ("line", "box", "kinds"),
+    [
+        ("0 0.5 0.5 1.0000001 1.0", [0.5, 0.5, 1, 1], [CLIPPED]),
+        ("0 -0.0000001 .5 .1 .1", [0, 0.5, 0.1, 0.1], [CLIPPED]),
+        ("0 .5 1.01 .1 1.01", [0.5, 1, 0.1, 1], [CLIPPED]),
+        ("0 .5 .5 .2 .1 0.93", [0.5, 0.5, 0.2, 0.1], [CONFIDENCE]),
+        ("0 .5 .5 .2 1.005 1", [0.5, 0.5, 0.2, 1], [CONFIDENCE, CLIPPED]),
+        ("0 .1 .2 .3 .2 .2 .6", [0.2, 0.4, 0.2, 0.4], [POLYGON]),  # a triangle
+        ("0 .5 .2 .8 .5 .5 .8 .2 .5", [0.5, 0.5, 0.6, 0.6], [ORIENTED]),  # a square on its corner
+        ("0 .1 .1 .9 .1 .9 .5 .5 .5 .5 .9 .1 .9", [0.5, 0.5, 0.8, 0.8], [POLYGON]),  # an L
+        ("0 -.009 .1 .5 .1 .5 .5 .2 .3 .1 .4", [0.25, 0.3, 0.5, 0.4], [CLIPPED, POLYGON]),
+    ],
+)
+def test_lines_that_are_read_with_a_remark(tmp_path: Path, line: str, box: list[float], kinds: list[str]) -> None:
+    (tmp_path / "1.txt").write_text(f"1 .5 .5 .25 .25\n{line}\n")
+    labels, problems = read_labels(tmp_path / "1.txt", 2)
+    np.testing.assert_allclose(labels, [[1, 0.5, 0.5, 0.25, 0.25], [0, *box]], atol=1e-6)
+    assert [(type(problem), problem.kind, problem.line) for problem in problems] == [
+        (Remark, kind, 2) for kind in kinds
+    ]
+
+
+def test_the_box_of_a_polygon_touches_it_on_all_sides(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    polygons = [rng.integers(0, 2049, (rng.integers(3, 12), 2), np.int32) for _ in range(100)]
+    lines = ("0 " + " ".join(f"{number / 2048}" for number in polygon.reshape(-1)) for polygon in polygons)
+    (tmp_path / "1.txt").write_text("\n".join(lines))
+    labels, problems = read_labels(tmp_path / "1.txt", 1)
+    assert {problem.kind for problem in problems} == {POLYGON, ORIENTED}
+    left, top, width, height = np.array([cv2.boundingRect(polygon) for polygon in polygons]).T  # both ends included
+    expected = np.stack((left, top, left + width - 1, top + height - 1), axis=1)
+    np.testing.assert_allclose(pixel_boxes(labels, 2048, 2048)[:, 1:], expected, atol=1e-3)
+
+
+def test_remarks_are_said_once_per_data_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images = [write_image(tmp_path / "images" / f"{i}.png") for i in range(4)]
+    (tmp_path / "labels").mkdir()
+    for i in range(4):
+        lines = ["0 .5 .5 .1 .1", "0 .1 .2 .3 .2 .2 .6", "0 .2 .2 .3 .2 .2 .6", "0 .5 .5 .2 1.001", "9 .5 .5 .1 .1"]
+        (tmp_path / "labels" / f"{i}.txt").write_text("\n".join(lines[: i + 2]))
+    samples, problems = load_samples(images, 1, "train")
+    assert [len(sample.labels) for sample in samples] == [2, 3, 4, 4]
+    report(problems)
+    assert capsys.readouterr().err.splitlines()[-4:] == [
+        f"{tmp_path}/labels/3.txt:5: class out of range: expected 0..0, got 9",
+        "1 problem in the data: class out of range (1)",
+        f"7 label lines with {POLYGON}; the first: {tmp_path}/labels/0.txt:2",
+        f"2 label lines with {CLIPPED}; the first: {tmp_path}/labels/2.txt:4",
+    ]
 
 
 def test_missing_or_empty_file_is_a_background(tmp_path: Path) -> None:
@@ -95,7 +195,7 @@ def test_no_content_breaks_the_reader(tmp_path_factory: pytest.TempPathFactory, 
     path.write_text(content, encoding="utf-8", errors="replace", newline="")
     labels, problems = read_labels(path, 2)
     lines = [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    assert len(labels) + len(problems) == len(lines)
+    assert len(labels) + sum(not isinstance(problem, Remark) for problem in problems) == len(lines)
     assert np.isfinite(labels).all()
 
 
@@ -126,6 +226,33 @@ def test_no_label_file_at_all_is_a_problem(tmp_path: Path) -> None:
     assert str(tmp_path / "labels" / "1.txt") in str(problems[0]) and str(image.with_suffix(".txt")) in str(problems[0])
     (tmp_path / "images" / "1.txt").touch()
     assert load_samples([image], 1, "train")[1] == []
+
+
+def test_a_folder_without_any_label_file_is_told(tmp_path: Path) -> None:
+    images = [
+        write_image(tmp_path / f"{place}/{i}.png") for place in ("images/a", "images/b", "photos") for i in (1, 2)
+    ]
+    for file in (tmp_path / "labels/a/1.txt", tmp_path / "photos/2.txt"):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    problem = load_samples(images, 1, "train")[1]
+    assert [(each.path, each.kind) for each in problem] == [
+        (tmp_path / "images/b", "no label file for any image of a folder")
+    ]
+    assert f"looked for {tmp_path}/labels/b/1.txt and {tmp_path}/images/b/1.txt" in str(problem[0])
+    assert load_samples([*images[:2], *images[4:]], 1, "train")[1] == []  # single images without are backgrounds
+
+
+def test_two_images_with_one_label_file_are_told(tmp_path: Path) -> None:
+    images = [write_image(tmp_path / f"images/{name}") for name in ("1.jpg", "1.png", "2.png")]
+    (tmp_path / "labels").mkdir()
+    assert [problem.kind for problem in load_samples(images, 1, "train")[1]] == ["no label file for any image"]
+    (tmp_path / "labels/1.txt").touch()
+    samples, problems = load_samples([*images, images[0]], 1, "train")  # an image named twice is another thing
+    assert len(samples) == 4
+    assert [str(problem) for problem in problems] == [
+        f"{images[1]}: two images with one label file: {images[0]} has {tmp_path}/labels/1.txt, too"
+    ]
 
 
 def test_report(capsys: pytest.CaptureFixture[str]) -> None:

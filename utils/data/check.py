@@ -14,7 +14,16 @@ import tyro
 
 from utils.data.datafile import load_data
 from utils.data.images import decode_image
-from utils.data.labels import THREADS, Problem, label_path, no_label_files, read_labels, report, unreadable_image
+from utils.data.labels import (
+    THREADS,
+    Problem,
+    Remark,
+    label_file_problems,
+    label_path,
+    read_labels,
+    report,
+    unreadable_image,
+)
 from utils.errors import DataError
 from utils.log import progress, say
 from utils.options import run_command
@@ -41,10 +50,12 @@ class Checked:
     """(N,) int64."""
     sizes_px: np.ndarray
     """(N, 2) float32: width and height of each box in pixels of the image."""
+    labels: Path
+    """The label file, which need not be there."""
 
 
 def check(data: str | Path) -> list[Problem]:
-    """Check a data set, print its problems and a table of its figures, and return the problems.
+    """Check a data set, print its problems and a table of its figures, and return the problems, without remarks.
 
     Raises `DataError` when the description itself cannot be used.
     """
@@ -64,7 +75,7 @@ def check(data: str | Path) -> list[Problem]:
         say("valid is the same list as train, so its figures say nothing about new images")
     for line in _table(splits, spec.names):
         say(line)
-    return problems
+    return [problem for problem in problems if not isinstance(problem, Remark)]
 
 
 def _check_images(images: Sequence[Path], num_classes: int, split: str) -> tuple[list[Checked], list[Problem]]:
@@ -73,11 +84,12 @@ def _check_images(images: Sequence[Path], num_classes: int, split: str) -> tuple
         looked = list(progress(results, f"checking {split}", unit="image", total=len(images)))
     problems = [problem for _, found in looked for problem in found]
     checked = [result for result, _ in looked if result is not None]
-    return checked, problems + no_label_files([result.image for result in checked])
+    return checked, problems + label_file_problems({result.image: result.labels for result in checked})
 
 
 def _check_image(image: Path, num_classes: int) -> tuple[Checked | None, list[Problem]]:
-    labels, problems = read_labels(label_path(image), num_classes)
+    file = label_path(image)
+    labels, problems = read_labels(file, num_classes)
     try:
         content = np.fromfile(image, np.uint8)
         height, width = decode_image(content, str(image)).shape[:2]
@@ -85,7 +97,7 @@ def _check_image(image: Path, num_classes: int) -> tuple[Checked | None, list[Pr
         return None, [unreadable_image(image, error), *problems]
     sizes = labels[:, 3:] * np.array([width, height], np.float32)
     digest = hashlib.blake2b(content.data, digest_size=16).digest()
-    return Checked(image, digest, labels[:, 0].astype(np.int64), sizes), problems
+    return Checked(image, digest, labels[:, 0].astype(np.int64), sizes, file), problems
 
 
 def _shared_images(train: list[Checked], valid: list[Checked]) -> list[Problem]:

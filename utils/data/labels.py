@@ -2,11 +2,12 @@
 
 Nothing is cached: labels are read afresh each time, so they can never be out of date. A bad line never stops a
 run and never passes unseen: it is left out, and comes back as a `Problem` that says where it is and what is wrong.
+Lines that say a box in another way (polygons) or nearly right are read, and come back as a `Remark`.
 """
 
 import math
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,14 @@ from utils.log import counted, progress, warn
 T = TypeVar("T")
 
 THREADS = 8
+LABEL_FOLDERS = {"images": "labels", "JPEGImages": "labels", "raw": "labels", "Images": "Labels", "img": "label"}
+"""Where the labels of a folder's images are, beside it, as Darknet and others have it."""
+OUTSIDE = 0.01  # how far outside 0..1 a coordinate is clipped; one further outside is a mistake
+
+CLIPPED = "coordinates up to 1 % outside 0..1, clipped"
+POLYGON = "a polygon, read as the box around it"
+ORIENTED = "an oriented box of four points, read as the upright box around it"
+CONFIDENCE = "a sixth column, taken for a confidence and ignored"
 
 
 @dataclass(frozen=True)
@@ -53,11 +62,25 @@ class Problem:
         return self.message.partition(":")[0]
 
 
+@dataclass(frozen=True)
+class Remark(Problem):
+    """Lines of one file that were read, though not as they are written; `line` is the first, `message` the kind."""
+
+    count: int = 1
+
+
+def label_places(image: Path) -> list[Path]:
+    """Where an image's label file is looked for: by `LABEL_FOLDERS`, the last such folder first, then beside it."""
+    parts = image.parts
+    folders = [index for index in range(len(parts) - 2, -1, -1) if parts[index] in LABEL_FOLDERS]
+    mirrored = [Path(*parts[:index], LABEL_FOLDERS[parts[index]], *parts[index + 1 :]) for index in folders]
+    return [place.with_suffix(".txt") for place in (*mirrored, image)]
+
+
 def label_path(image: Path) -> Path:
-    """The label file of an image: Darknet's `images` -> `labels` rule, else beside the image."""
-    beside = image.with_suffix(".txt")
-    mirrored = mirrored_label_path(image)
-    return mirrored if mirrored is not None and mirrored.is_file() else beside
+    """The label file of an image, or where it would be beside it."""
+    places = label_places(image)
+    return next((place for place in places if place.is_file()), places[-1])
 
 
 def mirrored_label_path(image: Path) -> Path | None:
@@ -71,7 +94,7 @@ def mirrored_label_path(image: Path) -> Path | None:
 
 
 def read_labels(path: Path, num_classes: int) -> tuple[np.ndarray, list[Problem]]:
-    """Read a label file: (N, 5) float32 (class, cx, cy, w, h in 0..1), and a problem for each line left out.
+    """Read a label file: (N, 5) float32 (class, cx, cy, w, h in 0..1), a problem for each line left out, and remarks.
 
     A missing file means an image without objects. Raises nothing for bad content.
     """
@@ -83,18 +106,22 @@ def read_labels(path: Path, num_classes: int) -> tuple[np.ndarray, list[Problem]
         return _table([]), [Problem(path, None, f"unreadable label file: {getattr(error, 'strerror', 'not text')}")]
 
     rows: dict[tuple[float, ...], int] = {}  # box -> its line
-    problems = []
+    problems: list[Problem] = []
+    remarks: dict[str, list[int]] = defaultdict(list)  # kind -> lines
     for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip():
             continue
         try:
-            row = _parse_line(line, num_classes)
+            row, kinds = _parse_line(line, num_classes)
             if row in rows:
                 raise DataError(f"duplicate box: the same as line {rows[row]}")
         except DataError as error:
             problems.append(Problem(path, number, str(error)))
         else:
             rows[row] = number
+            for kind in kinds:
+                remarks[kind].append(number)
+    problems += [Remark(path, lines[0], kind, len(lines)) for kind, lines in remarks.items()]
     return _table(list(rows)), problems
 
 
@@ -102,27 +129,42 @@ def _table(rows: list[tuple[float, ...]]) -> np.ndarray:
     return np.array(rows, np.float32).reshape(-1, 5)
 
 
-def _parse_line(line: str, num_classes: int) -> tuple[float, ...]:
-    """One label line as (class, cx, cy, w, h); raises `DataError` with what was expected and what came."""
+def _parse_line(line: str, num_classes: int) -> tuple[tuple[float, ...], list[str]]:
+    """One label line as (class, cx, cy, w, h), and what there is to remark.
+
+    Raises `DataError` with what was expected and what came.
+    """
     fields = line.split()
-    if len(fields) != 5:
-        raise DataError(f"wrong number of columns: expected 5 (class cx cy w h), got {len(fields)}")
+    columns = len(fields)
+    if columns < 5 or (columns > 6 and columns % 2 == 0):
+        raise DataError(f"wrong number of columns: expected 5 (class cx cy w h), or a class and points, got {columns}")
     try:
-        row = tuple(map(float, fields))
+        label, *numbers = map(float, fields)
     except ValueError:
         raise DataError(f"not a number: expected class cx cy w h, got {line.strip()!r}") from None
-    if not all(map(math.isfinite, row)):
+    if not all(map(math.isfinite, (label, *numbers))):
         raise DataError(f"not a number: expected class cx cy w h, got {line.strip()!r}")
-    label, *box = row
     if label != int(label):
         raise DataError(f"class is not an integer: got {fields[0]}")
     if not 0 <= label < num_classes:
         raise DataError(f"class out of range: expected 0..{num_classes - 1}, got {fields[0]}")
-    if not all(0 <= value <= 1 for value in box):
-        raise DataError(f"coordinates outside 0..1: got {' '.join(fields[1:])}")
-    if box[2] == 0 or box[3] == 0:
+    remarks = []
+    if columns == 6:
+        if not 0 <= numbers.pop() <= 1:
+            raise DataError(f"wrong number of columns: expected 5, or a confidence of 0..1 as sixth, got {fields[5]}")
+        remarks.append(CONFIDENCE)
+    if not all(0 <= number <= 1 for number in numbers):
+        if not all(-OUTSIDE <= number <= 1 + OUTSIDE for number in numbers):
+            raise DataError(f"coordinates outside 0..1: got {' '.join(fields[1:])}")
+        numbers = [min(max(number, 0.0), 1.0) for number in numbers]
+        remarks.append(CLIPPED)
+    if columns > 6:
+        left, right, top, bottom = min(numbers[::2]), max(numbers[::2]), min(numbers[1::2]), max(numbers[1::2])
+        numbers = [(left + right) / 2, (top + bottom) / 2, right - left, bottom - top]
+        remarks.append(ORIENTED if columns == 9 else POLYGON)
+    if numbers[2] == 0 or numbers[3] == 0:
         raise DataError(f"box of zero size: got {' '.join(fields[1:])}")
-    return row
+    return (label, *numbers), remarks
 
 
 def pixel_boxes(labels: np.ndarray, width: int, height: int) -> np.ndarray:
@@ -146,31 +188,52 @@ def load_samples(images: Sequence[Path], num_classes: int, description: str) -> 
     Raises `DataError` when not one image can be read.
     """
 
-    def load(image: Path) -> tuple[Sample | None, list[Problem]]:
+    def load(image: Path) -> tuple[Sample | None, Path, list[Problem]]:
+        file = label_path(image)
         try:
             size = image_size(image)
         except DataError as error:
-            return None, [unreadable_image(image, error)]
-        labels, problems = read_labels(label_path(image), num_classes)
-        return Sample(image, labels, size), problems
+            return None, file, [unreadable_image(image, error)]
+        labels, problems = read_labels(file, num_classes)
+        return Sample(image, labels, size), file, problems
 
     with ThreadPoolExecutor(THREADS) as pool:
         loaded = list(progress(pool.map(load, images), description, unit="image", total=len(images)))
-    samples = [sample for sample, _ in loaded if sample is not None]
-    problems = [problem for _, found in loaded for problem in found]
+    samples = [sample for sample, _, _ in loaded if sample is not None]
+    problems = [problem for _, _, found in loaded for problem in found]
     if images and not samples:
         raise DataError(f"{description}: none of the {len(images)} images can be read; the first: {problems[0]}")
-    if not any(len(sample.labels) for sample in samples):
-        problems += no_label_files([sample.image for sample in samples])
+    problems += label_file_problems({sample.image: file for sample, file, _ in loaded if sample is not None})
     return samples, problems
 
 
-def no_label_files(images: Sequence[Path]) -> list[Problem]:
-    """A problem if there are images and not one has a label file: one missing is a background, all are a mistake."""
-    if not images or any(label_path(image).is_file() for image in images):
-        return []
-    places = [path for path in (mirrored_label_path(images[0]), label_path(images[0])) if path is not None]
-    return [Problem(images[0], None, f"no label file for any image: looked for {' and '.join(map(str, places))}")]
+def label_file_problems(files: Mapping[Path, Path]) -> list[Problem]:
+    """What is odd about the label files of a list of images, which need not be there.
+
+    No file means a background; none for all images, or for all of one folder, may be a mistake. So may be one file of
+    two images.
+    """
+    folders: dict[Path, list[Path]] = defaultdict(list)
+    for image in files:
+        folders[image.parent].append(image)
+    there = {image for image, file in files.items() if file.is_file()}
+    without = [images for images in folders.values() if there.isdisjoint(images)]
+    if without and len(without) == len(folders):
+        first = without[0][0]
+        return [Problem(first, None, f"no label file for any image: looked for {_looked(first)}")]
+    problems = [
+        Problem(images[0].parent, None, f"no label file for any image of a folder: looked for {_looked(images[0])}")
+        for images in without
+    ]
+    owners: dict[Path, Path] = {}
+    for image, file in files.items():
+        if image in there and (other := owners.setdefault(file, image)) != image:
+            problems.append(Problem(image, None, f"two images with one label file: {other} has {file}, too"))
+    return problems
+
+
+def _looked(image: Path) -> str:
+    return " and ".join(map(str, label_places(image)))
 
 
 def check_boxes(samples: Sequence[Sample], data: Path, decides: str | None = None) -> None:
@@ -194,13 +257,23 @@ def report(
 ) -> None:
     """Warn of each problem (the first `limit`; `all_in` has the others), then one line that counts them by kind.
 
-    Silent without problems.
+    One line for each kind of remark. Silent without any.
     """
-    for problem in problems[:limit]:
-        warn(str(problem))
-    if limit is not None and len(problems) > limit:
-        warn(f"... and {len(problems) - limit:,} more; {all_in} lists all")
-    if problems:
-        kinds = Counter(problem.kind for problem in problems)
+    remarks: dict[str, list[Remark]] = defaultdict(list)
+    faults = []
+    for problem in problems:
+        if isinstance(problem, Remark):
+            remarks[problem.message].append(problem)
+        else:
+            faults.append(problem)
+    for fault in faults[:limit]:
+        warn(str(fault))
+    if limit is not None and len(faults) > limit:
+        warn(f"... and {len(faults) - limit:,} more; {all_in} lists all")
+    if faults:
+        kinds = Counter(fault.kind for fault in faults)
         counts = ", ".join(f"{kind} ({number:,})" for kind, number in kinds.most_common())
-        warn(f"{counted(len(problems), 'problem')} in the data: {counts}")
+        warn(f"{counted(len(faults), 'problem')} in the data: {counts}")
+    for kind, same in remarks.items():
+        lines = counted(sum(remark.count for remark in same), "label line")
+        warn(f"{lines} with {kind}; the first: {same[0].path}:{same[0].line}")
