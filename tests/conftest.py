@@ -1,5 +1,6 @@
 """What the tests share: the folder of real inputs, random networks, OpenCV's Darknet importer as an oracle."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -8,9 +9,18 @@ from torch import nn
 
 from tests.commands import CFG, run
 from utils.data.shapes import generate
+from utils.log import quiet_opencv, terminal_output
 
 PROJECT = Path(__file__).resolve().parent.parent
 SHARED = PROJECT.parent / "shared"
+
+
+@pytest.fixture(autouse=True)
+def _messages() -> Iterator[None]:
+    """Messages are printed as a command prints them; what Python shows by itself, tests/test_log.py tells."""
+    quiet_opencv()
+    with terminal_output():
+        yield
 
 
 @pytest.fixture(scope="session")

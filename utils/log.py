@@ -1,13 +1,20 @@
-"""What a command says while it works: lines that do not tear a progress bar, and the bar itself."""
+"""Messages: the logger of the project, how a command shows it on a terminal, and progress bars.
 
+In Python, `logging.getLogger("ghost_yolo")` silences or redirects the messages as any library's: without a handler,
+warnings go to stderr and information nowhere. `run_command` shows both.
+"""
+
+import logging
 import os
 import sys
-from collections.abc import Iterable
-from typing import TextIO, TypeVar
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
 
 from tqdm import tqdm
 
 T = TypeVar("T")
+LOGGER = logging.getLogger("ghost_yolo")
 
 
 def is_first() -> bool:
@@ -16,23 +23,58 @@ def is_first() -> bool:
 
 
 def say(message: str = "") -> None:
-    """Print one line to stdout, above a progress bar where one is showing; rank 0 alone."""
+    """Log information; rank 0 alone."""
     if is_first():
-        _write(message, sys.stdout)
+        LOGGER.info("%s", message)
 
 
-def warn(message: str) -> None:
-    """Print one line to stderr: something was skipped or differs from what one would expect."""
-    _write(message, sys.stderr)
+def warn(message: str, every_rank: bool = False) -> None:
+    """Log a warning: something was skipped or differs from what one would expect.
+
+    Rank 0 alone, unless `every_rank`: of what one process alone can know.
+    """
+    if every_rank or is_first():
+        LOGGER.warning("%s", message)
 
 
-def _write(message: str, file: TextIO) -> None:
-    """Above a bar that someone watches; in a log, without drawing the bar again."""
-    message = message.encode("utf-8", "backslashreplace").decode()  # file names need not be text
-    if sys.stderr.isatty():
-        tqdm.write(message, file=file)
-    else:
-        print(message, file=file, flush=True)
+class TerminalHandler(logging.Handler):
+    """Prints information to stdout and warnings to stderr, above a progress bar that someone watches.
+
+    Errors of the streams, such as a broken pipe, are the caller's.
+    """
+
+    def emit(self, record: logging.LogRecord) -> None:
+        file = sys.stderr if record.levelno >= logging.WARNING else sys.stdout
+        if sys.stderr.isatty():
+            tqdm.write(self.format(record), file=file)
+        else:  # a log, in which the bar is not drawn again
+            print(self.format(record), file=file, flush=True)
+
+
+@contextmanager
+def terminal_output() -> Iterator[None]:
+    """Print what is logged, by this logger's other handlers or not at all before, to the terminal."""
+    before = LOGGER.handlers[:], LOGGER.level, LOGGER.propagate
+    LOGGER.handlers, LOGGER.propagate = [TerminalHandler()], False
+    LOGGER.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        LOGGER.handlers, _, LOGGER.propagate = before
+        LOGGER.setLevel(before[1])
+
+
+def quiet_opencv() -> None:
+    """Silence OpenCV and its FFmpeg in this process, unless the environment says otherwise.
+
+    What they say about a file, our own message says with the file's name.
+    """
+    if "OPENCV_LOG_LEVEL" not in os.environ and "cv2" in sys.modules:
+        import cv2
+
+        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # for when it is imported later, and for child processes
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
 
 def progress(

@@ -1,5 +1,6 @@
 """From an options dataclass to a command: flags by tyro, expected errors as one line and exit code 2."""
 
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import tyro
 
 from utils.errors import InputError, Stopped
-from utils.log import say
+from utils.log import quiet_opencv, say, terminal_output
 
 if TYPE_CHECKING:
     import torch
@@ -30,25 +31,30 @@ def run_command(
     `InputError` and `OSError` end the process with one line on stderr and exit code 2, Ctrl-C with 130, and a signal
     that was heeded with 128 + it.
     """
-    try:
-        default = None if defaults is None else defaults(sys.argv[1:] if argv is None else argv)
-        given: Any = {} if default is None else {"default": default}
-        options = tyro.cli(
-            options_type, description=description, args=argv, config=(tyro.conf.OmitArgPrefixes,), **given
-        )
-        function(options)
-    except BrokenPipeError:  # what read the output has ended, such as `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(1) from None
-    except (InputError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        raise SystemExit(130) from None
-    except Stopped as stop:
-        say(str(stop))
-        raise SystemExit(128 + stop.number) from None
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # characters that it cannot show are escaped
+            stream.reconfigure(errors="backslashreplace")
+    quiet_opencv()
+    with terminal_output():
+        try:
+            default = None if defaults is None else defaults(sys.argv[1:] if argv is None else argv)
+            given: Any = {} if default is None else {"default": default}
+            options = tyro.cli(
+                options_type, description=description, args=argv, config=(tyro.conf.OmitArgPrefixes,), **given
+            )
+            function(options)
+        except BrokenPipeError:  # what read the output has ended, such as `| head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise SystemExit(1) from None
+        except (InputError, OSError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            raise SystemExit(2) from None
+        except KeyboardInterrupt:
+            print("stopped", file=sys.stderr)
+            raise SystemExit(130) from None
+        except Stopped as stop:
+            say(str(stop))
+            raise SystemExit(128 + stop.number) from None
 
 
 def parse_size(size: int | str | Sequence[int] | None, flag: str = "--img-size") -> tuple[int, int] | None:

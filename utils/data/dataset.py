@@ -43,7 +43,7 @@ class Skipped:
         """Say it, unless it was said before."""
         if not self.known[index]:
             self.known[index] = True
-            warn(f"skipped: {error}")
+            warn(f"skipped: {error}", every_rank=True)
 
 
 class TrainingSet(Dataset[Item]):

@@ -2,7 +2,6 @@
 
 import base64
 import http.client
-import os
 import time
 import urllib.parse
 import urllib.request
@@ -22,8 +21,6 @@ VIDEO_SUFFIXES = frozenset({".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mp
 SCHEMES = frozenset({"http", "https", "rtmp", "rtsp", "rtsps", "srt", "tcp", "udp"})
 TIMEOUT = 10  # seconds that an address may be silent
 MAX_BYTES = 256 * 2**20  # of an image at an address
-
-os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # what FFmpeg has to say is said by our own message
 
 
 @dataclass(frozen=True)

@@ -21,10 +21,6 @@ UNREADABLE_SUFFIXES = frozenset(
 
 EXIF_ORIENTATION = 0x0112  # 5 to 8: the camera was held upright, so width and height change places
 
-# What OpenCV has to say about a file ends up in our own message, with the file's name.
-_SILENT = 0
-(getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel)(_SILENT)  # the first is gone from newer 4.x
-
 
 def read_image(path: str | Path) -> np.ndarray:
     """Decode an image file to (H, W, 3) uint8, BGR, turned upright by its EXIF orientation.
