@@ -36,12 +36,12 @@ from utils.training.autoprune import (
     draw_pareto,
     recommended,
     timed,
-    with_epochs,
 )
 from utils.training.pruner import TOLERANCE, Pruning
 from utils.training.recovery import begin, recovery, reopen, resumable, train_or_go_on
 
 RUNS = "runs/prune"
+AUTO_EPOCHS = 30  # of a training, unless given
 SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # of a dry run
 
 
@@ -209,7 +209,7 @@ def dry_run(options: PruneOptions) -> list[SweepPoint]:
 
 
 def auto(options: PruneOptions, folder: Path | None = None) -> list[Candidate]:
-    """Sparsity training, then pruning and recovery in turns while AP holds; `folder`: go on with what is in it."""
+    """Pruning and recovery in turns while AP holds; `folder`: go on with what is in it."""
     whole, standing = start(options), None
     if folder is None:
         assert whole.spec is not None
@@ -217,7 +217,8 @@ def auto(options: PruneOptions, folder: Path | None = None) -> list[Candidate]:
         if (standing.ap or 0.0) <= options.max_map_drop:
             allowed = f"--max-map-drop {options.max_map_drop:g}: expected less than"
             raise InputError(f"{allowed} {standing.ap:.3f}, the AP@.5:.95 of {options.weights}")
-        options, folder = begin(with_epochs(options, len(whole.spec.train)), whole.spec, RUNS)
+        options = replace(options, finetune_epochs=options.finetune_epochs or AUTO_EPOCHS)
+        options, folder = begin(options, whole.spec, RUNS)
 
     def network(weights: str) -> Darknet:
         return load_model(options.cfg if weights == options.weights else None, weights, device=whole.device)

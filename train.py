@@ -148,8 +148,7 @@ def prepare(
         folder = ranks.share(new_run_folder(parent, options.name) if ranks.first else Path())
     trainee = make_trainee(learner, criterion, options, sampler.steps, folder, dtype, ranks, blocks)
     if sparsity is not None and gammas is not None:
-        rates = trainee.schedule.epoch_rates(sampler.steps, options.accumulate)
-        trainee.regulariser = Sparsity(model, gammas, sparsity, rates)
+        trainee.regulariser = Sparsity(model, gammas, sparsity)
     settings = EvaluationSettings(size, batch_size=own_batch, workers=options.workers, dtype=dtype, channels=channels)
     options = replace(options, data=str(spec.path))  # found again when resumed from another folder
     fingerprint = data_fingerprint([*samples[0], *samples[1]])

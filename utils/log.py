@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import TypeVar
 
 from tqdm import tqdm
@@ -35,6 +36,12 @@ def warn(message: str, every_rank: bool = False) -> None:
     """
     if every_rank or is_first():
         LOGGER.warning("%s", message)
+
+
+@cache
+def warn_once(message: str) -> None:
+    """`warn`, but of each message only the first time."""
+    warn(message)
 
 
 class TerminalHandler(logging.Handler):

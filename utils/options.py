@@ -10,6 +10,7 @@ import tyro
 
 from utils.errors import InputError, Stopped
 from utils.log import quiet_opencv, say, terminal_output
+from utils.old_options import current_arguments
 
 if TYPE_CHECKING:
     import torch
@@ -37,10 +38,11 @@ def run_command(
     quiet_opencv()
     with terminal_output():
         try:
-            default = None if defaults is None else defaults(sys.argv[1:] if argv is None else argv)
+            arguments = current_arguments(sys.argv[1:] if argv is None else argv)
+            default = None if defaults is None else defaults(arguments)
             given: Any = {} if default is None else {"default": default}
             options = tyro.cli(
-                options_type, description=description, args=argv, config=(tyro.conf.OmitArgPrefixes,), **given
+                options_type, description=description, args=arguments, config=(tyro.conf.OmitArgPrefixes,), **given
             )
             function(options)
         except BrokenPipeError:  # what read the output has ended, such as `| head`

@@ -11,10 +11,10 @@ import pytest
 from utils.pruning.cost import Standing
 from utils.pruning.options import PruneOptions
 from utils.pruning.report import SweepPoint
-from utils.training.autoprune import Candidate, Search, Tools, fitting_share, recommended, with_epochs
+from utils.training.autoprune import Candidate, Search, Tools, fitting_share, recommended
 from utils.training.options import TrainOptions
 
-OPTIONS = PruneOptions(weights="w.pt", data="d.data", max_map_drop=0.01, rounds=4, finetune_epochs=2, sparsity_epochs=3)
+OPTIONS = PruneOptions(weights="w.pt", data="d.data", max_map_drop=0.01, rounds=4, finetune_epochs=2)
 
 
 class World:
@@ -29,7 +29,7 @@ class World:
 
     def train(self, options: TrainOptions) -> Any:
         name = Path(options.project or "").name
-        self.log.append(("train", name, options.t_weights, options.epochs, options.sparsity_schedule))
+        self.log.append(("train", name, options.t_weights, options.epochs))
         if name == self.fail_at:
             self.fail_at = ""
             raise KeyboardInterrupt
@@ -46,31 +46,30 @@ class World:
 
     def measure(self, weights: str) -> Standing:
         name = self.name(weights)
-        order = ["whole", "sparse", "round1", "round2", "round3", "round4"].index(name)
+        order = ["whole", "round1", "round2", "round3", "round4"].index(name)
         return Standing(100 - order, 1.0, 50.0 - order, self.aps[name], self.aps[name])
 
     def search(self, options: PruneOptions = OPTIONS) -> list[Candidate]:
         return Search(options, self.folder, Tools(self.train, self.prune, self.sweep, self.measure)).run()
 
 
-APS = {"whole": 0.6, "sparse": 0.55, "round1": 0.595, "round2": 0.4, "round3": 0.592, "round4": 0.591}
+APS = {"whole": 0.6, "round1": 0.595, "round2": 0.4, "round3": 0.592, "round4": 0.591}
 
 
 def test_rounds_go_on_from_what_was_accepted_and_halve_what_was_not(tmp_path: Path) -> None:
     world = World(tmp_path, APS)
     found = world.search()
     assert [each.name for each in found] == list(APS)
-    assert [each.accepted for each in found] == [True, False, True, False, True, True]
+    assert [each.accepted for each in found] == [True, True, False, True, True]
     assert world.log == [
-        ("train", "sparse", None, 3, "auto"),
-        ("prune", "whole", 0.4),  # a share that leaves half of the AP; the sparse one's AP is too low
-        ("train", "round1", "w.pt", 2, "constant"),
+        ("prune", "whole", 0.4),  # a share that leaves half of the AP
+        ("train", "round1", "w.pt", 2),
         ("prune", "round1", 0.4),
-        ("train", "round2", "w.pt", 2, "constant"),
+        ("train", "round2", "w.pt", 2),
         ("prune", "round1", 0.2),
-        ("train", "round3", "w.pt", 2, "constant"),
+        ("train", "round3", "w.pt", 2),
         ("prune", "round3", 0.4),
-        ("train", "round4", "w.pt", 2, "constant"),
+        ("train", "round4", "w.pt", 2),
     ]
     assert recommended(found).name == "round4"
     assert recommended([each for each in found if each.name != "round4"]).name == "round3"
@@ -78,30 +77,10 @@ def test_rounds_go_on_from_what_was_accepted_and_halve_what_was_not(tmp_path: Pa
     assert world.search() == found and world.log == []  # all of it is remembered
 
 
-def test_the_sparse_network_is_pruned_where_it_is_good_enough(tmp_path: Path) -> None:
-    world = World(tmp_path, {**APS, "sparse": 0.6})
-    world.search(replace(OPTIONS, rounds=1))
-    assert world.log[1] == ("prune", "sparse", 0.4)
-
-
-def test_without_sparsity_training(tmp_path: Path) -> None:
-    world = World(tmp_path, APS)
-    found = world.search(replace(OPTIONS, rounds=2, sparsity_epochs=0))
-    assert [each.name for each in found] == ["whole", "round1", "round2"]
-    assert world.log[:2] == [("prune", "whole", 0.4), ("train", "round1", "w.pt", 2, "constant")]
-
-
-@pytest.mark.parametrize(("images", "epochs"), [(79 * 16, 0), (80 * 16, 30), (1, 0)])
-def test_sparsity_training_only_where_there_are_enough_steps(images: int, epochs: int) -> None:
-    found = with_epochs(PruneOptions(), images)
-    assert found == PruneOptions(sparsity_epochs=epochs, finetune_epochs=30)
-    assert with_epochs(replace(OPTIONS, sparsity_epochs=7), images) == replace(OPTIONS, sparsity_epochs=7)
-
-
 def test_nothing_small_is_tried(tmp_path: Path) -> None:
     world = World(tmp_path, {**APS, "round1": 0, "round3": 0, "round4": 0})
     found = world.search(replace(OPTIONS, rounds=9))
-    assert [each.share for each in found[2:]] == pytest.approx([0.4, 0.2, 0.1, 0.05])
+    assert [each.share for each in found[1:]] == pytest.approx([0.4, 0.2, 0.1, 0.05])
     assert recommended(found).name == "whole"
 
 
@@ -112,7 +91,7 @@ def test_a_stopped_search_repeats_nothing(tmp_path: Path) -> None:
     before = world.log.copy()
     world.log.clear()
     found = world.search()
-    assert world.log[0] == before[-1] == ("train", "round2", "w.pt", 2, "constant")  # pruned already
+    assert world.log[0] == before[-1] == ("train", "round2", "w.pt", 2)  # pruned already
     straight = World(tmp_path / "other", APS)
     (tmp_path / "other").mkdir()
     assert [each.accepted for each in straight.search()] == [each.accepted for each in found]
@@ -124,8 +103,8 @@ def test_a_round_that_can_remove_nothing_is_not_trained(tmp_path: Path) -> None:
     world.prune = lambda options, folder: (folder / "report.json").write_text(  # type: ignore[assignment,misc]
         '{"share_of_removable_channels": 0.01}'
     )
-    assert [each.name for each in world.search()] == ["whole", "sparse"]
-    assert len(world.log) == 1  # the sparsity training
+    assert [each.name for each in world.search()] == ["whole"]
+    assert world.log == []
 
 
 def test_a_sweep_that_falls_at_once_gives_its_smallest_share() -> None:

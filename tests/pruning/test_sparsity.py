@@ -1,4 +1,4 @@
-"""Sparsity training: the pull against closed forms, whom it reaches and when, and how its strength changes."""
+"""Sparsity training: the pull against closed forms, and whom it reaches and when."""
 
 import math
 from pathlib import Path
@@ -40,8 +40,8 @@ def network(text: str = CFG) -> Darknet:
     return Darknet(parse_graph(text))
 
 
-def sparsity(model: Darknet, epochs: int = 4, rate: float = 10.0, **options: Any) -> Sparsity:
-    return Sparsity(model, Gammas.of(model), SparsityOptions(**options), [rate] * epochs)
+def sparsity(model: Darknet, strength: float, grouped: bool = False) -> Sparsity:
+    return Sparsity(model, Gammas.of(model), SparsityOptions(strength, grouped))
 
 
 def trainee(model: Darknet, bad: set[int] | None = None, **options: Any) -> Trainee:
@@ -173,8 +173,6 @@ def test_once_for_each_change_of_the_weights(accumulate: int, steps: Any) -> Non
     run_epoch(one, [batch(index) for index in range(10)])
     cosine = [0.05 + 0.95 * (1 + math.cos(math.pi * step / 40)) / 2 for step in steps]
     assert recorder.rates == pytest.approx(cosine)
-    rates = one.schedule.epoch_rates(10, accumulate)
-    assert len(rates) == 4 and rates[0] == pytest.approx(sum(cosine))
 
 
 def test_not_for_a_step_that_is_not_finite() -> None:
@@ -199,134 +197,6 @@ def test_groups_are_pulled_together() -> None:
     assert results[0] == [pytest.approx([0.08, 0]), pytest.approx([0, 0])]
     norm = 0.5 - 4 * 0.08 * math.sqrt(2)
     assert results[1] == [pytest.approx([0.8 * norm, 0], rel=1e-4), pytest.approx([0.6 * norm, 0], rel=1e-4)]
-
-
-# ---- Strength over the epochs --------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("epochs", "before"), [(4, 2), (5, 3), (1, 1)])
-def test_global_decay(epochs: int, before: int) -> None:
-    model = network()
-    one, seen = sparsity(model, epochs, strength=0.2, schedule="global-decay"), []
-    for done in range(1, epochs + 1):
-        seen.append(one.strength)
-        one.after_epoch(done, model, None)
-    assert seen == pytest.approx([0.2] * before + [0.002] * (epochs - before))
-
-
-def test_constant_is_constant() -> None:
-    model = network()
-    one = sparsity(model, strength=0.2)
-    for done in range(1, 5):
-        one.after_epoch(done, model, 0.0)
-    assert one.strength == 0.2 and (one.factors == 1).all()
-
-
-def test_local_decay_spares_those_that_stay() -> None:
-    """40 of 112 gammas are to go."""
-    model = network()
-    low = [0.1] * 8 + [0.9] * 8
-    set_gammas(
-        model,
-        {
-            "blocks.0.unit.1.weight": [0.2] * 8 + [0.8] * 8,
-            "blocks.1.ghost.primary_conv.1.weight": [0.01] * 8 + [0.9] * 8,  # one small and one large: both stay
-            "blocks.1.ghost.cheap_operation.1.weight": [1.5] * 8 + [0.9] * 8,
-            "blocks.2.ghost.primary_conv.1.weight": low,
-            "blocks.2.ghost.cheap_operation.1.weight": low,
-            "blocks.3.unit.1.weight": [-0.3] * 16 + [-0.7] * 16,
-        },
-    )
-    one = sparsity(model, 4, strength=0.2, schedule="local-decay", share=40 / 112)
-    one.after_epoch(1, model, None)
-    assert (one.factors == 1).all()
-    one.after_epoch(2, model, None)
-    half = [True] * 8 + [False] * 8
-    goes = [*half, *[False] * 32, *half, *half, *[True] * 16, *[False] * 16]
-    assert one.factors.tolist() == pytest.approx([1 if each else 0.01 for each in goes]) and one.strength == 0.2
-    one.step(1.0)
-    gammas = model.get_parameter("blocks.3.unit.1.weight")
-    assert gammas[[0, 31]].tolist() == pytest.approx([-0.3 + 0.032, -0.7 + 0.00032])
-
-
-class Toy:
-    """Gammas that a loss holds on to: 60 % a little, 40 % strongly, for which AP falls when they are lost."""
-
-    EPOCHS, STEPS = 20, 50
-
-    def __init__(self, tolerant: bool, strength: float | None) -> None:
-        self.model = network()
-        self.one = sparsity(
-            self.model, self.EPOCHS, self.STEPS, strength=strength, schedule="auto", share=0.6, max_drop=0.05
-        )
-        generator = torch.Generator().manual_seed(0)
-        self.strong = [torch.rand(each.shape, generator=generator) > 0.6 for each in self.one.tensors]
-        self.tolerant = tolerant
-
-    def train(self) -> tuple[list[float], list[float]]:
-        """The shares near zero and the APs, epoch by epoch."""
-        shares, scores = [], []
-        for done in range(1, self.EPOCHS + 1):
-            for _ in range(self.STEPS):
-                for gammas, strong in zip(self.one.tensors, self.strong, strict=True):
-                    held = torch.where(strong | torch.tensor(not self.tolerant), 0.05, 0.001)
-                    with torch.no_grad():
-                        gammas += held * (1 - gammas)
-                self.one.step(1.0)
-            gammas, strong = torch.cat(self.one.tensors), torch.cat(self.strong)
-            lost = (1 - gammas.detach())[strong if self.tolerant else strong | True].clamp(0, 1).mean().item()
-            scores.append(0.6 - 0.3 * lost)
-            shares.append(self.one.after_epoch(done, self.model, scores[-1]))
-        return shares, scores
-
-
-@pytest.mark.parametrize("strength", [None, 0.001, 0.05])
-def test_auto_reaches_the_share_from_any_start(strength: float | None) -> None:
-    shares, scores = Toy(True, strength).train()
-    strong = torch.cat(Toy(True, None).strong).float().mean().item()
-    assert shares[0] < 0.6 <= shares[-1] <= 1.02 - strong  # and those held strongly are not among them
-    assert scores[-1] > max(scores) - 0.05
-
-
-def test_auto_gives_way_where_ap_falls() -> None:
-    """Where all gammas matter, the share cannot be had at that price; without a limit it is."""
-    toy = Toy(False, 0.02)
-    shares, scores = toy.train()
-    assert shares[-1] < 0.6 and np.mean(scores[10:]) > max(scores) - 0.05 - 0.02
-    careless = Toy(False, 0.02)
-    careless.one.options = SparsityOptions(None, "auto", 0.6, max_drop=1.0)
-    shares, scores = careless.train()
-    assert shares[-1] >= 0.6 and scores[-1] < max(scores) - 0.05
-
-
-def test_auto_by_hand() -> None:
-    """What is needed over what was achieved, between 0.8 and 1.5, or 1 where AP has fallen; half while AP falls on."""
-    model = network()
-
-    def level(value: float) -> None:
-        with torch.no_grad():
-            for gammas in one.tensors:
-                gammas.fill_(value)
-
-    one = sparsity(model, 10, 10.0, strength=None, schedule="auto", max_drop=0.04)
-    assert one.strength == pytest.approx(1 / (0.16 * 80))  # 80 % of the 100 steps, and gammas of 1
-    one.wanted = wanted = 0.05
-    for done, gamma, ap, factor, care in (
-        (1, 0.9, 0.5, 0.9 / 7 / 0.1, 1),  # fell by 0.1, 0.9 are left for 7 epochs
-        (2, 0.89, 0.5, 1.5, 1),  # by 0.01, and 0.89 for 6
-        (3, 0.4, 0.49, 0.8, 1),  # by 0.49, and 0.4 for 5
-        (4, 0.41, 0.47, 1, 1),  # it rose, but AP has lost more than half of 0.04
-        (5, 0.41, 0.45, 1, 0.5),  # all of it
-        (6, 0.41, 0.44, 1, 0.25),
-        (7, 0.41, 0.45, 1, 0.5),  # still, but AP rises
-        (8, 0.41, 0.49, 1, 1),
-        (9, 0.41, 0.50, 1.5, 1),
-        (10, 0.2, 0.49, 1, 1),  # no epoch is left
-    ):
-        level(gamma)
-        one.after_epoch(done, model, ap)
-        wanted *= factor
-        assert one.strength == pytest.approx(wanted * care), done
 
 
 # ---- What is counted -----------------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 import torch
 
-from utils.training.assign import HeadSpec, by_quality, by_shape
+from utils.training.assign import HeadSpec, by_quality, candidates
 
 HEADS = [
     HeadSpec(torch.tensor([[10.0, 10.0], [20.0, 20.0]]), 2),
@@ -16,7 +16,7 @@ def target(cx: float, cy: float, w: float, h: float, image: int = 0, label: int 
 
 
 def test_anchors_within_a_factor_of_four_answer() -> None:
-    small, large = by_shape(target(37, 21, 30, 30, image=3), HEADS, [(8, 16), (2, 4)], (64, 128))
+    small, large = candidates(target(37, 21, 30, 30, image=3), HEADS, [(8, 16), (2, 4)], (64, 128))
     assert small.anchor.tolist() == [0, 1] and large.anchor.tolist() == [0]  # 30/10, 30/20, 100/30 < 4
     assert small.column.tolist() == [4, 4] and small.row.tolist() == [2, 2]  # 37/8, 21/8
     assert (large.column.item(), large.row.item()) == (1, 0)
@@ -25,7 +25,7 @@ def test_anchors_within_a_factor_of_four_answer() -> None:
 
 
 def test_the_best_anchor_always_answers() -> None:
-    small, large = by_shape(target(37, 21, 2, 60), HEADS, [(8, 16), (2, 4)], (64, 128))
+    small, large = candidates(target(37, 21, 2, 60), HEADS, [(8, 16), (2, 4)], (64, 128))
     assert small.anchor.tolist() == [0]  # sides differ 6-fold; the others' more
     assert large.anchor.tolist() == []
 
@@ -33,7 +33,7 @@ def test_the_best_anchor_always_answers() -> None:
 def test_neighbours_answer_only_where_decoding_reaches() -> None:
     for scale, cells in ((1.0, {(4, 2)}), (1.5, {(4, 2)}), (2.0, {(4, 2), (5, 2), (4, 3)})):
         heads = [HeadSpec(torch.tensor([[10.0, 10.0]]), 2, scale_x_y=scale)]
-        (found,) = by_shape(target(8 * 4.7, 8 * 2.6, 10, 10), heads, [(8, 16)], (64, 128))
+        (found,) = candidates(target(8 * 4.7, 8 * 2.6, 10, 10), heads, [(8, 16)], (64, 128))
         assert set(zip(found.column.tolist(), found.row.tolist(), strict=True)) == cells
     # every assigned centre can be decoded: -(s-1)/2 < offset < 1 + (s-1)/2
     offset_x = 4.7 - found.column
@@ -43,10 +43,10 @@ def test_neighbours_answer_only_where_decoding_reaches() -> None:
 def test_borders_and_nothing() -> None:
     heads = [HeadSpec(torch.tensor([[10.0, 10.0]]), 2, scale_x_y=2.0)]
     for cx, cy, cell in ((0, 0, (0, 0)), (128, 64, (15, 7))):
-        (found,) = by_shape(target(cx, cy, 10, 10), heads, [(8, 16)], (64, 128))
+        (found,) = candidates(target(cx, cy, 10, 10), heads, [(8, 16)], (64, 128))
         assert cell in set(zip(found.column.tolist(), found.row.tolist(), strict=True))
         assert found.column.min() >= 0 and found.column.max() < 16 and found.row.min() >= 0 and found.row.max() < 8
-    (empty,) = by_shape(torch.zeros(0, 6), heads, [(8, 16)], (64, 128))
+    (empty,) = candidates(torch.zeros(0, 6), heads, [(8, 16)], (64, 128))
     assert len(empty.image) == 0
 
 
@@ -89,7 +89,7 @@ def test_good_predictions_answer_together_and_none_for_two() -> None:
     (found,) = by_quality(boxes, [raw], QUALITY_HEADS, (64, 64))
     cells = list(zip(*(getattr(found, key).tolist() for key in ("image", "anchor", "row", "column")), strict=True))
     assert len(set(cells)) == len(cells)
-    (all_of_them,) = by_shape(boxes, QUALITY_HEADS, [(4, 4)], (64, 64))
+    (all_of_them,) = candidates(boxes, QUALITY_HEADS, [(4, 4)], (64, 64))
     assert 0 < len(cells) < len(all_of_them.image)
     # one object within another: each has the anchor of its size
     twins = torch.tensor([[0, 1, 24 / 64, 24 / 64, 0.25, 0.25], [0, 0, 24 / 64, 24 / 64, 0.5, 0.5]])

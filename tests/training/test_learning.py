@@ -13,9 +13,9 @@ from train import TrainOptions, train
     ("change", "extra"),
     [
         ("", {}),
-        ("scale_x_y=2\n", {"assign": "shape"}),
+        ("scale_x_y=2\n", {}),
         ("", {"optimizer": "sgd", "mixup": 0.1, "cutmix": 0.1, "schedule": "linear", "amp": "off", "accumulate": 2}),
-        ("", {"optimizer": "muon", "rect": True, "schedule": "one-cycle", "class_weights": True, "cache": "disk"}),
+        ("", {"optimizer": "muon", "rect": True, "class_weights": True, "cache": "disk"}),
         ("", {"multi_scale": True, "label_smoothing": 0.05, "single_cls": True, "autoanchor": True, "cache": "off"}),
     ],
 )

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from utils.training.assign import HeadSpec
-from utils.training.loss import AssignMode, DetectionLoss, LossOptions
+from utils.training.loss import DetectionLoss, LossOptions
 
 ANCHORS = torch.tensor([[16.0, 16.0]])
 
@@ -37,21 +37,19 @@ def test_the_class_is_learned_also_with_one_class() -> None:
     assert parts[2] > 0 and raw.grad[0, 0, 2, 1, 5] < 0
 
 
-@pytest.mark.parametrize("assign", ["quality", "shape"])
-def test_parts_by_formula(assign: AssignMode) -> None:
+def test_parts_by_formula() -> None:
     """Box: 1 - CIoU, worked out by hand; objectness: BCE against that CIoU; class: BCE."""
     raw, target = perfect(2, 1)
     raw[0, 0, 2, 1, 2] = 0.0  # 16x16 predicted, 32x16 wanted, same centre
     raw[0, 0, 2, 1, 4:] = torch.tensor([0.0, 0.0, 0.0])
-    gains = LossOptions(box=1.0, objectness=1.0, classes=1.0, assign=assign)
+    gains = LossOptions(box=1.0, objectness=1.0, classes=1.0)
     _, (box, objectness, classes) = DetectionLoss([HeadSpec(ANCHORS, 2)], gains)([raw], target, (64, 64))
     iou = 0.5
     v = 4 / math.pi**2 * (math.atan(2) - math.atan(1)) ** 2
     ciou = iou - v * v / (1 - iou + v)
     assert box.item() / 3 == pytest.approx(1 - ciou, rel=1e-4)
-    # by shape the mean over the 16 cells, by quality a hundredth of the sum over them for the one that is assigned
-    share = 1 / 16 * 64 * 64 / 640**2 if assign == "shape" else 0.01
-    assert objectness.item() / 3 == pytest.approx(math.log(2) * share, rel=1e-3)
+    # a hundredth of the sum over the cells, for the one that is assigned
+    assert objectness.item() / 3 == pytest.approx(math.log(2) * 0.01, rel=1e-3)
     assert classes.item() / 3 == pytest.approx(2 * math.log(2), rel=1e-4)
 
 

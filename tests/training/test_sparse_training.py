@@ -11,10 +11,8 @@ from tests.commands import assert_refused, run, torchrun
 from tests.training.small import CFG, make_set
 from train import TrainOptions, train
 from utils.errors import InputError
-from utils.evaluation.metrics import ClassMetrics, Metrics
 from utils.files import PROJECT
 from utils.pruning.sparsity import SparsityOptions
-from utils.training.detection import DetectionRun
 from utils.training.options import check_options, read_hyp
 
 
@@ -47,37 +45,6 @@ def test_progress_is_seen(small: dict[str, Any], capsys: pytest.CaptureFixture[s
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("aps", "shares", "best"),
-    [
-        ((0.5, 0.6, 0.59, 0.57, 0.585), (0, 0.1, 0.2, 0.3, 0.4), 5),
-        ((0.5, 0.6, 0.59, 0.57, 0.575), (0, 0.1, 0.2, 0.3, 0.4), 3),
-        ((0.5, 0.49, 0.6, 0.57), (0, 0.5, 0.1, 0.6), 3),  # the second is no longer good enough
-        ((0.6, 0.59, 0.6), (0.2, 0.1, 0.1), 1),
-    ],
-)
-def test_auto_keeps_the_sparsest_that_is_good_enough(
-    small: dict[str, Any],
-    monkeypatch: pytest.MonkeyPatch,
-    aps: tuple[float, ...],
-    shares: tuple[float, ...],
-    best: int,
-) -> None:
-    def measured(self: DetectionRun, *_: Any) -> Metrics:
-        return Metrics(aps[self.progress.epoch], 0.9, 8, 8, {"square": ClassMetrics(0.6, 0.9, 8)})
-
-    monkeypatch.setattr(DetectionRun, "measure", measured)
-    remaining = iter(shares)
-    monkeypatch.setattr("utils.pruning.sparsity.near_zero", lambda sizes: next(remaining))
-    auto = {"sparsity_schedule": "auto", "sparsity_max_drop": 0.02}
-    result = train(TrainOptions(**{**small, "epochs": len(aps), "sr": True, "save_period": 1}, **auto))
-    assert result.best_epoch == best and result.metrics.ap == aps[best - 1]
-    files = [result.folder / "best.pt", result.folder / f"epoch{best}.pt"]
-    kept, then = (torch.load(file, weights_only=True)["model"] for file in files)
-    assert all(torch.equal(kept[name], then[name]) for name in kept)
-
-
-@pytest.mark.slow
 def test_without_it_nothing_is_filled_in(small: dict[str, Any]) -> None:
     result = train(TrainOptions(**{**small, "epochs": 1}))
     lines = (result.folder / "results.csv").read_text().splitlines()
@@ -97,17 +64,15 @@ def test_every_rank_pulls_alike(tmp_path: Path) -> None:
         "from utils.training.detection import DetectionRun\n"
         "finish = DetectionRun.finish\n"
         "def saved(self, checks):\n"
-        "    torch.save((self.model.state_dict(), self.sparsity.strength), f\"{os.environ['RANK']}.pt\")\n"
+        "    torch.save(self.model.state_dict(), f\"{os.environ['RANK']}.pt\")\n"
         "    return finish(self, checks)\n"
         "DetectionRun.finish = saved\n"
         "run_command(train, TrainOptions, '')\n"
     )
     arguments = "--cfg x.cfg --data s.data --epochs 3 --batch-size 4 --accumulate 2 --workers 0".split()
-    pulled = "-sr --sparsity 0.6 --sparsity-groups --sparsity-schedule auto".split()
-    done = torchrun(tmp_path, 2, str(script), *arguments, *pulled)
+    done = torchrun(tmp_path, 2, str(script), *arguments, "--sparsity", "0.6", "--sparsity-groups")
     assert done.returncode == 0, done.stderr
-    (first, strength), (second, other) = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
-    assert strength == other != 0.6
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
     gammas = torch.cat([tensor for name, tensor in first.items() if name.endswith(".1.weight")])
     assert gammas.abs().mean() < 0.8
     for name in first:
@@ -117,19 +82,15 @@ def test_every_rank_pulls_alike(tmp_path: Path) -> None:
 # ---- Options -------------------------------------------------------------------------------------------------------
 
 
-def test_the_switch_of_the_pruning_forks() -> None:
+def test_strength_and_groups() -> None:
     assert TrainOptions().sparsity_options() is None and TrainOptions(sparsity=0.0).sparsity_options() is None
-    assert TrainOptions(sr=True).sparsity_options() == SparsityOptions(0.001)
-    assert TrainOptions(sr=True, sparsity=0.01).sparsity_options() == SparsityOptions(0.01)
     assert TrainOptions(sparsity=0.01, sparsity_groups=True).sparsity_options() == SparsityOptions(0.01, grouped=True)
-    auto = TrainOptions(sr=True, sparsity_schedule="auto", sparsity_share=0.5).sparsity_options()
-    assert auto == SparsityOptions(None, "auto", 0.5)
 
 
 def test_its_options_in_files(tmp_path: Path) -> None:
     file = tmp_path / "h.yaml"
-    file.write_text("sparsity: 1e-3\nsr: true\nsparsity_schedule: local-decay\n")
-    assert read_hyp(str(file)) == {"sparsity": 0.001, "sr": True, "sparsity_schedule": "local-decay"}
+    file.write_text("sparsity: 1e-3\nsparsity_groups: true\n")
+    assert read_hyp(str(file)) == {"sparsity": 0.001, "sparsity_groups": True}
     file.write_text("sparsity: much\n")
     with pytest.raises(InputError, match="sparsity: expected float, got 'much'"):
         read_hyp(str(file))
@@ -140,12 +101,7 @@ def test_its_options_in_files(tmp_path: Path) -> None:
     [
         ("--s -0.1", "--sparsity -0.1: expected 0 to 1, such as 0.001"),
         ("--s nan", "--sparsity nan: expected 0 to 1"),
-        ("-sr --s 0", "-sr with --sparsity 0: expected a strength above 0"),
-        ("-sr --sparsity-share 1.2", "--sparsity-share 1.2: expected above 0 and below 1"),
-        ("-sr --sparsity-max-drop -1", "--sparsity-max-drop -1.0: expected 0 to 1"),
-        ("--sparsity-schedule auto", "--sparsity-schedule: expected --sparsity or -sr with it"),
-        ("--sparsity-groups", "--sparsity-groups: expected --sparsity or -sr with it"),
-        ("-sr --sparsity-schedule auto --noval", "--sparsity-schedule auto with --noval: expected AP"),
+        ("--sparsity-groups", "--sparsity-groups: expected --sparsity with it"),
         ("-sr --cfg bare.cfg", "--sparsity: expected a batch normalisation that is trained and whose channels may go"),
         ("-sr --freeze 4", "--sparsity: expected a batch normalisation that is trained"),
     ],

@@ -100,9 +100,9 @@ def test_stopped_and_resumed_bit_for_bit(whole: Path, place: Path, monkeypatch: 
 
 @pytest.mark.slow
 def test_with_all_that_a_training_may_have(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A Darknet teacher, frozen layers, accumulated steps, several scales, bfloat16, assignment by shape."""
+    """A Darknet teacher, frozen layers, accumulated steps, several scales, bfloat16."""
     monkeypatch.chdir(place)
-    changes: dict[str, Any] = {"accumulate": 2, "multi_scale": True, "freeze": "2", "amp": "bf16", "assign": "shape"}
+    changes: dict[str, Any] = {"accumulate": 2, "multi_scale": True, "freeze": "2", "amp": "bf16"}
     taught = options(epochs=1, t_cfg="t.cfg", t_weights="t.weights", name="all", average=0.0, **changes)
     stopped = replace(taught, epochs=2, name="stopped")
     folder = train(taught).folder
@@ -185,41 +185,39 @@ from utils.training import distill
 from utils.training.assign import head_specs
 from utils.training.distill import DistillLoss, DistillOptions
 from utils.training.distributed import join_ranks
-from utils.training.loss import DetectionLoss, LossOptions
+from utils.training.loss import DetectionLoss
 
 distill.MARGIN = 1.0  # all boxes are pushed
 with join_ranks("cpu") as (ranks, device):
     torch.manual_seed(0)
-    images, results = torch.rand(4, 3, 64, 64), []
+    images = torch.rand(4, 3, 64, 64)
     share = 4 // ranks.world
     mine = slice(ranks.rank * share, (ranks.rank + 1) * share)
-    for assign in ("shape", "quality"):
-        both = pair().train()
-        for module in both.modules():  # batch normalisation frozen: each rank would normalise over its own images
-            if isinstance(module, torch.nn.BatchNorm2d):
-                module.eval()
-        targets = torch.tensor({targets})
-        targets = targets[(targets[:, 0] >= mine.start) & (targets[:, 0] < mine.stop)]
-        targets[:, 0] -= mine.start
-        detection = DetectionLoss(head_specs(both.module), LossOptions(assign=assign), ranks)
-        network = ranks.wrap(both, torch.device("cpu"))
-        loss, parts = DistillLoss(detection, DistillOptions(features=1.0))(network(images[mine]), targets, (64, 64))
-        loss.backward()
-        results.append(dict(parts=ranks.mean(parts), gradients=[p.grad for p in both.parameters()]))
+    both = pair().train()
+    for module in both.modules():  # batch normalisation frozen: each rank would normalise over its own images
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.eval()
+    targets = torch.tensor({targets})
+    targets = targets[(targets[:, 0] >= mine.start) & (targets[:, 0] < mine.stop)]
+    targets[:, 0] -= mine.start
+    detection = DetectionLoss(head_specs(both.module), ranks=ranks)
+    network = ranks.wrap(both, torch.device("cpu"))
+    loss, parts = DistillLoss(detection, DistillOptions(features=1.0))(network(images[mine]), targets, (64, 64))
+    loss.backward()
     if ranks.first:
-        torch.save(results, {output!r})
+        torch.save(dict(parts=ranks.mean(parts), gradients=[p.grad for p in both.parameters()]), {output!r})
 """
 
 
 @pytest.mark.slow
 def test_two_processes_have_the_gradients_of_one(tmp_path: Path) -> None:
     targets = [[0, 0, 0.3, 0.5, 0.25, 0.3], [0, 0, 0.6, 0.5, 0.2, 0.3], [1, 0, 0.4, 0.4, 0.3, 0.3]]
-    for one, two in zip(*by_processes(tmp_path, STEPS, targets=targets), strict=True):
-        assert (one["parts"] > 0).all()
-        torch.testing.assert_close(one["parts"], two["parts"], rtol=1e-4, atol=1e-6)
-        assert all(gradient.any() for gradient in one["gradients"][-2:])  # the adapter's
-        for a, b in zip(one["gradients"], two["gradients"], strict=True):
-            torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
+    one, two = by_processes(tmp_path, STEPS, targets=targets)
+    assert (one["parts"] > 0).all()
+    torch.testing.assert_close(one["parts"], two["parts"], rtol=1e-4, atol=1e-6)
+    assert all(gradient.any() for gradient in one["gradients"][-2:])  # the adapter's
+    for a, b in zip(one["gradients"], two["gradients"], strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.slow

@@ -34,7 +34,6 @@ class Augmentation:
     scale: float = 0.5  # size times 1-scale .. 1+scale
     translate: float = 0.1  # shift, as a share of the size
     degrees: float = 0.0  # rotation, +- degrees
-    shear: float = 0.0  # +- degrees, both axes
     perspective: float = 0.0  # +- change of depth across the picture, as a share (0.1 is much)
     hue: float = 0.015  # +- share of the circle
     saturation: float = 0.7  # +- share
@@ -71,13 +70,11 @@ def arrange(pictures: Sequence[Picture], rng: np.random.Generator) -> list[tuple
 
 def camera(width: int, height: int, how: Augmentation, rng: np.random.Generator) -> np.ndarray:
     """A random (3, 3) map from coordinates around (0, 0) to pixels of a (height, width) picture."""
-    angle, (shear_x, shear_y) = rng.uniform(-how.degrees, how.degrees), rng.uniform(-how.shear, how.shear, 2)
+    angle = rng.uniform(-how.degrees, how.degrees)
     scale = rng.uniform(1 - how.scale, 1 + how.scale)
-    turn = cv2.getRotationMatrix2D((0, 0), angle, scale)[:, :2]
-    shear = np.array([[1, math.tan(math.radians(shear_x))], [math.tan(math.radians(shear_y)), 1]])
     shift = rng.uniform(-how.translate, how.translate, 2) + 0.5
     matrix = np.eye(3)
-    matrix[:2, :2] = shear @ turn
+    matrix[:2, :2] = cv2.getRotationMatrix2D((0, 0), angle, scale)[:, :2]
     matrix[2, :2] = rng.uniform(-how.perspective, how.perspective, 2) / (width, height)
     place = np.array([[1, 0, shift[0] * width], [0, 1, shift[1] * height], [0, 0, 1]])
     return place @ matrix

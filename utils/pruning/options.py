@@ -38,7 +38,7 @@ class PruneOptions:
     opencv (--format darknet --fold-bn).
     """
     strategy: Strategy = "slim"
-    """Channels that shortcuts tie: normal (they stay), shortcut (their mean counts), slim (the greatest counts)."""
+    """Channels that shortcuts tie: normal (they stay), or slim (they go together; the greatest counts)."""
     importance: Criterion | None = None
     """What a channel is judged by (default: taylor where --data has training images, else gamma); random is what the
     others have to beat.
@@ -56,11 +56,9 @@ class PruneOptions:
     --auto, else none).
     """
     auto: bool = False
-    """The whole way: sparsity training, then pruning and recovery in turns while AP holds; needs --data."""
+    """The whole way: pruning and recovery in turns while AP holds; needs --data."""
     max_map_drop: float = 0.01
     """With --auto: by how much AP@.5:.95, 0 to 1, may be lower in the end."""
-    sparsity_epochs: int | None = None
-    """With --auto: epochs of the sparsity training, 0 for none (default: 30, or none where these are too few steps)."""
     rounds: int = 5
     """With --auto: prune and train at most so many times."""
     resume: str | None = None
@@ -96,9 +94,7 @@ class PruneOptions:
         return replace(self, auto=False, **AUTO_ONLY)
 
 
-AUTO_ONLY: dict[str, Any] = {
-    name: getattr(PruneOptions, name) for name in ("max_map_drop", "rounds", "sparsity_epochs")
-}
+AUTO_ONLY: dict[str, Any] = {name: getattr(PruneOptions, name) for name in ("max_map_drop", "rounds")}
 
 
 def check_options(options: PruneOptions) -> None:
@@ -128,8 +124,7 @@ def check_options(options: PruneOptions) -> None:
     if not 0 <= options.seed < 2**32:
         raise InputError(f"--seed {options.seed}: expected 0 to {2**32 - 1}")
     check_at_least(1, round_to=options.round_to, iterations=options.iterations, rounds=options.rounds)
-    epochs = {"sparsity_epochs": options.sparsity_epochs or 0, "finetune_epochs": options.finetune_epochs or 0}
-    check_at_least(0, layers=options.layers, **epochs)
+    check_at_least(0, layers=options.layers, finetune_epochs=options.finetune_epochs or 0)
     if options.iterations > 1 and not options.finetune_epochs:
         raise InputError(
             f"--iterations {options.iterations}: expected --finetune-epochs with it, to recover in between"

@@ -9,9 +9,9 @@ import numpy as np
 
 from utils.pruning.groups import ChannelGroups
 
-Strategy = Literal["normal", "shortcut", "slim"]
-"""What happens to channels that a shortcut ties. normal: they stay; shortcut: the mean of their scores counts;
-slim: one goes only where all of them would, the greatest score counts.
+Strategy = Literal["normal", "slim"]
+"""What happens to channels that a shortcut ties. normal: they stay; slim: one goes only where all of them would, the
+greatest score counts.
 """
 
 

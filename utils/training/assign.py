@@ -2,9 +2,9 @@
 
 A prediction can answer when its anchor's sides are within a factor of the object's (`MAX_RATIO`; the best-fitting
 anchor of all heads always can, so that no object is left out) and its cell's decoding reaches the object's centre: the
-cell that holds it, and the neighbours with scale_x_y > 1. `by_shape` lets all of these answer. `by_quality` picks from
-them those that presently predict the object best, as many as the predictions are good (the idea of SimOTA: Ge et al.,
-YOLOX, 2021), and no prediction answers for two.
+cell that holds it, and the neighbours with scale_x_y > 1. These are the `candidates`. `by_quality` picks from them
+those that presently predict the object best, as many as the predictions are good (the idea of SimOTA: Ge et al., YOLOX,
+2021), and no prediction answers for two.
 """
 
 from collections.abc import Sequence
@@ -85,12 +85,13 @@ def assigned_ciou(
     return paired_ciou(spec.decode(picked, found.column, found.row, found.anchor, stride), found.boxes)
 
 
-def by_shape(
+def candidates(
     targets: Tensor, heads: Sequence[HeadSpec], maps: Sequence[tuple[int, int]], size: tuple[int, int]
 ) -> list[Assignment]:
-    """Targets (M, 6: image, class, cx, cy, w, h in 0..1) -> one Assignment per head.
+    """All predictions that can answer for an object, one Assignment per head; one may answer for several objects.
 
-    `maps` are the heads' (H, W), `size` the input's (height, width) in pixels.
+    Targets are (M, 6: image, class, cx, cy, w, h in 0..1), `maps` are the heads' (H, W), `size` the input's (height,
+    width) in pixels.
     """
     height, width = size
     boxes = targets[:, 2:] * targets.new_tensor([width, height, width, height])  # (M, 4) pixels
@@ -114,34 +115,34 @@ def by_shape(
 def by_quality(
     targets: Tensor, raw: Sequence[Tensor], heads: Sequence[HeadSpec], size: tuple[int, int]
 ) -> list[Assignment]:
-    """As `by_shape`, but of those predictions (raw heads, (B, A, H, W, 5+C)) only the presently best for each object.
+    """Of the `candidates` only those that presently predict each object best: which predictions answer for it.
 
-    An object wants as many as the sum of its TOP best CIoUs, at least one; a prediction that several objects want
-    goes to the one it overlaps best. Quality is CIoU times the root of the class
-    probability.
+    `raw` are the heads' outputs, (B, A, H, W, 5+C). An object wants as many as the sum of its TOP best CIoUs, at least
+    one; a prediction that several objects want goes to the one it overlaps best. Quality is CIoU times the root of the
+    class probability.
     """
-    candidates = by_shape(targets, heads, [(head.shape[2], head.shape[3]) for head in raw], size)
+    able = candidates(targets, heads, [(head.shape[2], head.shape[3]) for head in raw], size)
     overlaps, qualities = [], []
-    for head, spec, found in zip(raw, heads, candidates, strict=True):
+    for head, spec, found in zip(raw, heads, able, strict=True):
         picked = found.pick(head).float()
         overlap = assigned_ciou(picked, spec, found, (head.shape[2], head.shape[3]), size).clamp(min=1e-6)
         score = picked[:, 5:].gather(1, found.classes[:, None])[:, 0]
         overlaps.append(overlap)
         qualities.append(overlap * (score if spec.new_coords else score.sigmoid()).clamp(min=1e-6).sqrt())
     overlap, quality = torch.cat(overlaps), torch.cat(qualities)
-    target = torch.cat([found.target for found in candidates])
+    target = torch.cat([found.target for found in able])
     top = _rank(target, overlap) < TOP
     wanted = torch.zeros(len(targets), device=target.device).index_add_(0, target[top], overlap[top])
     keep = _rank(target, quality) < wanted.int().clamp(min=1)[target]
-    keep &= _rank(_cell_ids(candidates, raw), overlap * keep) == 0
-    sizes = [len(found.target) for found in candidates]
-    return [found.only(part.nonzero()[:, 0]) for found, part in zip(candidates, keep.split(sizes), strict=True)]
+    keep &= _rank(_cell_ids(able, raw), overlap * keep) == 0
+    sizes = [len(found.target) for found in able]
+    return [found.only(part.nonzero()[:, 0]) for found, part in zip(able, keep.split(sizes), strict=True)]
 
 
-def _cell_ids(candidates: Sequence[Assignment], raw: Sequence[Tensor]) -> Tensor:
+def _cell_ids(able: Sequence[Assignment], raw: Sequence[Tensor]) -> Tensor:
     """(n,) a number for each candidate's prediction, over all heads; the same for the same prediction."""
     ids, first = [], 0
-    for found, head in zip(candidates, raw, strict=True):
+    for found, head in zip(able, raw, strict=True):
         batch, anchors, rows, columns = head.shape[:4]
         ids.append(((found.image * anchors + found.anchor) * rows + found.row) * columns + found.column + first)
         first += batch * anchors * rows * columns

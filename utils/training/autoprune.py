@@ -1,7 +1,6 @@
-"""The whole way by itself: sparsity training, then pruning and recovery in turns for as long as AP holds."""
+"""The whole way by itself: pruning and recovery in turns for as long as AP holds."""
 
 import json
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -12,13 +11,11 @@ from utils.log import say
 from utils.pruning.cost import Standing
 from utils.pruning.options import PruneOptions
 from utils.pruning.report import REPORT, SweepPoint
-from utils.training.recovery import PruneOnce, Train, recovery, sparse_training, train_or_go_on
+from utils.training.recovery import PruneOnce, Train, recovery, train_or_go_on
 
 STATE = "auto.json"
 LEAST_SHARE = 0.05  # a round that would remove less is not worth its training
 HALF_LEFT = 0.5  # of AP, before recovery: what a round may cost at most
-EPOCHS = 30  # of a training, unless given
-ENOUGH_STEPS = 2400  # of sparsity training: in fewer S has to be above 0.005, which cost AP and left few gammas near 0
 
 
 @dataclass(frozen=True)
@@ -67,18 +64,13 @@ class Search:
     @property
     def place(self) -> str:
         """What is being done, in words."""
-        started = not self.options.sparsity_epochs or len(self.done) > 1
-        return f"round {len(self.rounds) + 1}" if started else "the sparsity training"
+        return f"round {len(self.rounds) + 1}"
 
     def run(self, whole: Standing | None = None) -> list[Candidate]:
         """To the end; `whole`: the network to begin with, where it has been measured."""
         if not self.done:
             whole = whole or self.tools.measure(self.options.weights)
             self.add(Candidate("whole", self.options.weights, 0.0, whole, True))
-        if len(self.done) == 1 and self.options.sparsity_epochs:
-            say(f"sparsity training, {self.options.sparsity_epochs} epochs")
-            trained = train_or_go_on(sparse_training(self.options, self.folder / "sparse"), self.tools.train)
-            self.judge("sparse", trained, 0.0)
         while len(self.rounds) < self.options.rounds and self.one_round():
             pass
         return self.done
@@ -118,21 +110,6 @@ class Search:
         write_text(self.folder / STATE, json.dumps([asdict(each) for each in self.done], indent=2) + "\n")
 
 
-def with_epochs(options: PruneOptions, images: int) -> PruneOptions:
-    """The options with the trainings' lengths; no sparsity training by default where it would have too few steps."""
-    options = replace(options, finetune_epochs=EPOCHS if options.finetune_epochs is None else options.finetune_epochs)
-    steps, wanted = max(1, images // options.batch_size), options.sparsity_epochs
-    epochs = EPOCHS if wanted is None else wanted
-    few = 0 < epochs * steps < ENOUGH_STEPS
-    if few:
-        say(
-            f"{'no ' if wanted is None else ''}sparsity training: {epochs} epochs are {epochs * steps} steps, in which "
-            "gammas do not get near 0 without harm; "
-            f"--sparsity-epochs {math.ceil(ENOUGH_STEPS / steps)} would be enough"
-        )
-    return replace(options, sparsity_epochs=0 if few and wanted is None else epochs)
-
-
 def fitting_share(points: Sequence[SweepPoint]) -> float:
     """The greatest share of a sweep that leaves half of the AP, before recovery; the smallest where none does."""
     enough = (points[0].standing.ap or 0.0) * HALF_LEFT
@@ -140,8 +117,8 @@ def fitting_share(points: Sequence[SweepPoint]) -> float:
 
 
 def recommended(candidates: Sequence[Candidate]) -> Candidate:
-    """The accepted one that takes the least time; not the sparse one, which takes as long as the whole one."""
-    chosen = [each for each in candidates if each.accepted and each.name != "sparse"]
+    """The accepted one that takes the least time."""
+    chosen = [each for each in candidates if each.accepted]
     return min(chosen, key=lambda each: each.standing.milliseconds or 0.0)
 
 

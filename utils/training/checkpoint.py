@@ -14,6 +14,7 @@ from utils.data.labels import Sample
 from utils.errors import InputError, WeightsError
 from utils.files import PROJECT
 from utils.network.weights import Checkpoint, read_checkpoint
+from utils.old_options import current_options
 from utils.training.engine import Totals, Trainee
 from utils.training.engine_options import EngineOptions
 from utils.training.history import EpochRecord
@@ -118,11 +119,14 @@ def reopen(path: Path, given: O, explicit: bool = False) -> tuple[Checkpoint, O]
 
 
 def stored_options(path: Path, checkpoint: Checkpoint, kind: type[O]) -> O:
-    """The options of a stopped training. Raises InputError or WeightsError when it cannot be resumed."""
+    """The options of a stopped training, without what was removed since.
+
+    Raises InputError or WeightsError when it cannot be resumed.
+    """
     if checkpoint.training is None:
         raise InputError(f"{path}: this training is finished; to train on, start a new one with --weights {path}")
     try:
-        return kind(**checkpoint.training["options"])
+        return kind(**current_options(checkpoint.training["options"], path))
     except (KeyError, TypeError):
         raise WeightsError(
             f"{path}: its training state is another command's or version's; start anew with --weights {path}"

@@ -91,13 +91,11 @@ class DetectionRun(Run):
         return self.trainee.regulariser if isinstance(self.trainee.regulariser, Sparsity) else None
 
     def close_epoch(self, metrics: Metrics | None) -> dict[str, float | None]:
-        """With --sparsity: how far it is, and how strong it was; the next epoch's may differ."""
+        """With --sparsity: how far it is, and how strong."""
         if self.sparsity is None:
             return {}
-        strength = self.sparsity.strength
-        ap = metrics.ap if metrics else None
-        share = self.sparsity.after_epoch(self.progress.epoch + 1, self.trainee.average.model, ap)
-        return {"near_zero": share, "sparsity": strength}
+        share = self.sparsity.after_epoch(self.trainee.average.model)
+        return {"near_zero": share, "sparsity": self.sparsity.options.strength}
 
     def remarks(self, record: Record) -> str:
         """With --sparsity, the share of gammas near zero."""
@@ -108,15 +106,6 @@ class DetectionRun(Run):
     def restored(self, best: dict[str, Any]) -> Metrics:
         """AP from its plain values."""
         return Metrics.from_dict(best)
-
-    def is_better(self, metrics: Metrics) -> bool:
-        """With --sparsity-schedule auto the sparsest is best, of the epochs that lost no more AP than it may."""
-        if self.sparsity is None or self.sparsity.options.schedule != "auto" or self.progress.best is None:
-            return super().is_better(metrics)
-        records, saved = self.progress.records, self.progress.records[self.progress.best_epoch - 1]
-        least = max(record.ap or 0 for record in records) - self.sparsity.options.max_drop
-        sparser = (records[-1].near_zero or 0) >= (saved.near_zero or 0)
-        return metrics.ap >= least and (sparser or (saved.ap or 0) < least)
 
     def write_best(self) -> None:
         """In both formats."""

@@ -45,7 +45,7 @@ class EngineOptions:
     weight_decay: float | None = None
     """On the weights of convolutions and linear layers only (default: 0.01 for muon and adamw, 0.0005 for sgd)."""
     schedule: ScheduleName = "cosine"
-    """How the learning rate falls: cosine, linear or one-cycle."""
+    """How the learning rate falls: cosine or linear."""
     final_lr: float = 0.05
     """The share of the learning rate that is left at the end."""
     warmup_epochs: float = 3.0

@@ -3,19 +3,18 @@
 import difflib
 import typing
 from dataclasses import dataclass, fields, replace
-from typing import Annotated, Any
-
-import tyro
+from typing import Any
 
 from utils.data.augment import Augmentation
 from utils.data.cache import CacheMode
 from utils.errors import InputError
 from utils.files import find_file
-from utils.pruning.sparsity import USUAL, SparsityOptions, SparsitySchedule
+from utils.old_options import MAX_PERSPECTIVE, current_options
+from utils.pruning.sparsity import SparsityOptions
 from utils.training.checkpoint import resumed_options, value_of
 from utils.training.distill import DistillOptions
 from utils.training.engine_options import EngineOptions, Rule, check_type, check_values
-from utils.training.loss import AssignMode, LossOptions
+from utils.training.loss import LossOptions
 from utils.yamlfile import read_yaml
 
 
@@ -77,8 +76,6 @@ class TrainOptions(EngineOptions, TeacherOptions, StartOptions):
     """Take all classes as one."""
     cache: CacheMode = "auto"
     """Keep decoded pictures: ram, disk (a file beside the data) or off; auto: ram where they are small beside it."""
-    assign: AssignMode = "quality"
-    """Which predictions answer for an object: `quality`, those that predict it best, or `shape`, by anchors alone."""
     box_gain: float = 0.05
     """Weight of the box loss."""
     obj_gain: float = 1.0
@@ -87,8 +84,6 @@ class TrainOptions(EngineOptions, TeacherOptions, StartOptions):
     """Weight of the class loss."""
     label_smoothing: float = 0.0
     """Class targets are 1-s/2 and s/2."""
-    focal_gamma: float = 0.0
-    """Focal loss: weighs down what is predicted well already (0: plain cross-entropy)."""
     class_weights: bool = False
     """Weigh rare classes up in the class loss, by the inverse of their labels' count (mean 1)."""
     mosaic: float = 1.0
@@ -105,10 +100,8 @@ class TrainOptions(EngineOptions, TeacherOptions, StartOptions):
     """Shift, +- this share of the size."""
     degrees: float = 0.0
     """Rotation, +- degrees."""
-    shear: float = 0.0
-    """Shear, +- degrees."""
     perspective: float = 0.0
-    """Change of depth across the picture, +- this share."""
+    """Change of depth across the picture, +- this share, at most 0.001."""
     hue: float = 0.015
     """Hue, +- this share of the circle."""
     saturation: float = 0.7
@@ -123,18 +116,8 @@ class TrainOptions(EngineOptions, TeacherOptions, StartOptions):
     """New heads predict centres in neighbouring cells, too, by this Darknet key in model.cfg (1: as in the cfg)."""
     autoanchor: bool = False
     """Fit the anchors to the data and write them into the run's model.cfg."""
-    sparsity: Annotated[float | None, tyro.conf.arg(aliases=["--s"])] = None
+    sparsity: float | None = None
     """Sparsity training for pruning: pull batch normalisation's gammas to 0 with this strength S, such as 0.001."""
-    sr: Annotated[bool, tyro.conf.arg(aliases=["-sr"])] = False
-    """Sparsity training; S is 0.001 unless given, or with the schedule auto what a training of this length needs."""
-    sparsity_schedule: SparsitySchedule = "constant"
-    """global-decay: S/100 after half of the training; local-decay: the same, but only for channels that will stay;
-    with auto it is raised and lowered so that --sparsity-share of the gammas gets near zero.
-    """
-    sparsity_share: float = 0.7
-    """The share of channels that is to go (local-decay), or of gammas that is to get below 0.01 (auto)."""
-    sparsity_max_drop: float = 0.02
-    """auto: lower S where AP@.5:.95 is this much below its best."""
     sparsity_groups: bool = False
     """Pull the gammas of channels that go together as one, by their Euclidean norm."""
     evolve: int = 0
@@ -146,25 +129,12 @@ class TrainOptions(EngineOptions, TeacherOptions, StartOptions):
         return Augmentation(**{**chosen, "mosaic": 0.0 if self.rect else self.mosaic})
 
     def loss(self, class_weights: tuple[float, ...] | None = None) -> LossOptions:
-        """Gains and variants of the loss."""
-        return LossOptions(
-            self.box_gain,
-            self.obj_gain,
-            self.cls_gain,
-            self.assign,
-            self.label_smoothing,
-            self.focal_gamma,
-            class_weights,
-        )
+        """Gains and targets of the loss."""
+        return LossOptions(self.box_gain, self.obj_gain, self.cls_gain, self.label_smoothing, class_weights)
 
     def sparsity_options(self) -> SparsityOptions | None:
-        """Strength and schedule of sparsity training, None where it is off."""
-        if not (self.sr or self.sparsity):
-            return None
-        strength = USUAL if self.sparsity is None and self.sparsity_schedule != "auto" else self.sparsity
-        return SparsityOptions(
-            strength, self.sparsity_schedule, self.sparsity_share, self.sparsity_max_drop, self.sparsity_groups
-        )
+        """Options of sparsity training, None where it is off."""
+        return SparsityOptions(self.sparsity, self.sparsity_groups) if self.sparsity else None
 
     @property
     def mosaic_epochs(self) -> int:
@@ -174,20 +144,18 @@ class TrainOptions(EngineOptions, TeacherOptions, StartOptions):
 
 DETECTION_RULES: tuple[Rule, ...] = (
     (
-        "mixup cutmix mosaic flip_lr flip_ud translate hue saturation value label_smoothing perspective",
+        "mixup cutmix mosaic flip_lr flip_ud translate hue saturation value label_smoothing",
         lambda value: 0 <= value <= 1,
         "0 to 1",
     ),
     (
-        "close_mosaic evolve box_gain obj_gain cls_gain focal_gamma degrees shear "
-        "distill_logits distill_box distill_features",
+        "close_mosaic evolve box_gain obj_gain cls_gain degrees distill_logits distill_box distill_features",
         lambda value: value >= 0,
         "0 or more",
     ),
     ("scale", lambda value: 0 <= value < 1, "0 to below 1"),
+    ("perspective", lambda value: 0 <= value <= MAX_PERSPECTIVE, f"0 to {MAX_PERSPECTIVE}"),
     ("sparsity", lambda value: value is None or 0 <= value <= 1, "0 to 1, such as 0.001"),
-    ("sparsity_share", lambda value: 0 < value < 1, "above 0 and below 1"),
-    ("sparsity_max_drop", lambda value: 0 <= value <= 1, "0 to 1"),
     ("scale_x_y", lambda value: 1 <= value <= 3, "1 to 3"),
     ("distill_temperature", lambda value: 0 < value <= 100, "above 0, at most 100"),
     (
@@ -208,7 +176,8 @@ def check_options(options: TrainOptions) -> None:
     if options.rect and options.multi_scale:
         raise InputError("--rect with --multi-scale: expected one of them")
     check_distillation(options)
-    check_sparsity(options)
+    if options.sparsity_groups and not options.sparsity:
+        raise InputError("--sparsity-groups: expected --sparsity with it")
 
 
 def check_distillation(options: TeacherOptions) -> None:
@@ -223,18 +192,6 @@ def check_distillation(options: TeacherOptions) -> None:
         raise InputError(f"--t-weights with {flags} 0: expected one of them above 0")
 
 
-def check_sparsity(options: TrainOptions) -> None:
-    """Raise InputError for options of a sparsity training that contradict each other, or where there is none."""
-    if options.sr and options.sparsity == 0:
-        raise InputError("-sr with --sparsity 0: expected a strength above 0, such as 0.001")
-    if options.sparsity_schedule == "auto" and options.noval:
-        raise InputError("--sparsity-schedule auto with --noval: expected AP after each epoch, which it goes by")
-    defaults = TrainOptions()
-    for name in ("sparsity_schedule", "sparsity_share", "sparsity_max_drop", "sparsity_groups"):
-        if options.sparsity_options() is None and getattr(options, name) != getattr(defaults, name):
-            raise InputError(f"--{name.replace('_', '-')}: expected --sparsity or -sr with it")
-
-
 NOT_IN_FILES = {"hyp", "resume", "evolve"}
 
 
@@ -242,10 +199,10 @@ def read_hyp(name: str) -> dict[str, Any]:
     """A --hyp file, `option: value` lines, as given or in data/: option names to values of the right types.
 
     Raises InputError for an unknown option or a value of another type or range. `hyp`, `resume` and `evolve` cannot be
-    in it.
+    in it. Options that were removed are ignored with a warning.
     """
     path = find_file(name, "data")
-    content = read_yaml(path, "lines `option: value`")
+    content = current_options(read_yaml(path, "lines `option: value`"), path)
     known = typing.get_type_hints(TrainOptions)
     for key, value in content.items():
         if key in NOT_IN_FILES:

@@ -1,4 +1,4 @@
-"""Trainings that belong to a pruning: before it, towards few large gammas; after it, with a teacher."""
+"""Trainings after a pruning, with the network as it was as teacher; and how pruning and training go on when stopped."""
 
 import json
 import shutil
@@ -13,6 +13,7 @@ from utils.data.datafile import DataSpec
 from utils.errors import InputError, Stopped
 from utils.files import find_file, new_run_folder, write_text
 from utils.network.weights import read_checkpoint
+from utils.old_options import current_options
 from utils.pruning.options import PruneOptions
 from utils.training.options import TrainOptions
 from utils.training.run import TrainResult
@@ -42,7 +43,7 @@ def reopen(given: PruneOptions) -> tuple[PruneOptions, Path]:
     if (folder / SEARCH).exists() and (folder / "pruned.pt").exists():
         raise InputError(f"--resume {folder}: it is finished already, with pruned.pt as its result")
     try:
-        options = PruneOptions(**json.loads((folder / SEARCH).read_text()))
+        options = PruneOptions(**current_options(json.loads((folder / SEARCH).read_text()), folder / SEARCH))
     except (OSError, ValueError, TypeError):
         raise InputError(
             f"--resume {folder}: expected a folder of prune.py --auto or --finetune-epochs, with its {SEARCH}"
@@ -70,34 +71,16 @@ def resumable(folder: Path, place: Callable[[], str]) -> Iterator[None]:
 def recovery(options: PruneOptions, folder: Path) -> TrainOptions:
     """The training of `folder`/pruned.pt, into `folder`/train, with what `options` were given as teacher."""
     assert options.finetune_epochs
-    start = str(folder / "pruned.pt")
     return TrainOptions(
-        weights=start,
+        weights=str(folder / "pruned.pt"),
+        data=options.data or "",
         epochs=options.finetune_epochs,
         t_weights=options.weights,
         t_cfg=options.cfg,
-        **_shared(options, folder),
+        project=str(folder),
+        name="train",
+        **{key: getattr(options, key) for key in ("batch_size", "workers", "device", "seed", "img_size")},
     )
-
-
-def sparse_training(options: PruneOptions, folder: Path) -> TrainOptions:
-    """Sparsity training of the network that `options` name, into `folder`/train."""
-    assert options.sparsity_epochs
-    return TrainOptions(
-        weights=options.weights,
-        cfg=options.cfg,
-        epochs=options.sparsity_epochs,
-        sr=True,
-        sparsity_schedule="auto",
-        sparsity_max_drop=options.max_map_drop,
-        **_shared(options, folder),
-    )
-
-
-def _shared(options: PruneOptions, folder: Path) -> dict[str, Any]:
-    keys = ("batch_size", "workers", "device", "seed", "img_size")
-    places = {"data": options.data or "", "project": str(folder), "name": "train"}
-    return {**{key: getattr(options, key) for key in keys}, **places}
 
 
 def train_or_go_on(wanted: TrainOptions, train: Train) -> Path:

@@ -10,12 +10,11 @@ import torch
 from torch import Tensor, nn
 
 M = TypeVar("M", bound=nn.Module)
-ScheduleName = Literal["cosine", "linear", "one-cycle"]
+ScheduleName = Literal["cosine", "linear"]
 
 WARMUP_STEPS = 100  # at least
 WARMUP_SHARE = 0.2  # of the whole training, at most
 WARMUP_MOMENTUM = 0.8  # SGD's at the first step, at most
-ONE_CYCLE_RISE = 0.3  # the share of one-cycle in which the learning rate rises
 
 
 @dataclass(frozen=True)
@@ -29,7 +28,7 @@ class ScheduleOptions:
 
 
 class Schedule:
-    """Linear warm-up, then a cosine or a line down to the final share; or one-cycle, a cosine up and one down.
+    """Linear warm-up, then a cosine or a line down to the final share.
 
     Set before each optimizer step. While warming up, SGD's momentum rises from 0.8 to its own, if that is higher.
     """
@@ -44,18 +43,8 @@ class Schedule:
     def factor(self, step: int) -> float:
         """The learning rate at step 0, 1, ... as a share of the highest."""
         final, done = self.options.final, step / self.total
-        if self.options.shape == "one-cycle":
-            rise = ONE_CYCLE_RISE
-            if done < rise:
-                return 0.04 + 0.96 * (1 - math.cos(math.pi * done / rise)) / 2
-            return final + (1 - final) * (1 + math.cos(math.pi * (done - rise) / (1 - rise))) / 2
         shape = 1 - done if self.options.shape == "linear" else (1 + math.cos(math.pi * done)) / 2
         return (final + (1 - final) * shape) * min(1.0, (step + 1) / self.warmup)
-
-    def epoch_rates(self, steps: int, accumulate: int = 1) -> list[float]:
-        """For each epoch of so many steps, the sum of `factor` over those that change the weights."""
-        changes = [step for step in range(steps) if (step + 1) % accumulate == 0 or step + 1 == steps]
-        return [sum(self.factor(first + step) for step in changes) for first in range(0, self.total, steps)]
 
     @property
     def rate(self) -> float:

@@ -1,0 +1,71 @@
+"""Options that were removed, and old spellings that still work: on the command line, in files and in checkpoints."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+from utils.errors import InputError
+from utils.log import warn_once
+
+USUAL_SPARSITY = 0.001  # what the switch of the pruning forks, -sr, means
+MAX_PERSPECTIVE = 0.001
+
+
+@dataclass(frozen=True)
+class Removed:
+    """What to do instead of an option, or of those of its values for which `values` is true."""
+
+    instead: str
+    values: Callable[[Any], bool] | None = None
+
+
+REMOVED = {
+    "assign": Removed("objects are always assigned by quality; leave it out"),
+    "focal_gamma": Removed("the loss is plain cross-entropy; leave it out"),
+    "shear": Removed("use --degrees"),
+    "perspective": Removed(f"expected 0 to {MAX_PERSPECTIVE}", lambda value: float(value) > MAX_PERSPECTIVE),
+    "schedule": Removed("use cosine or linear", lambda value: value == "one-cycle"),
+    "sparsity_schedule": Removed("the strength is constant; give it by --sparsity"),
+    "sparsity_share": Removed("the strength is constant; give it by --sparsity"),
+    "sparsity_max_drop": Removed("the strength is constant; give it by --sparsity"),
+    "sparsity_epochs": Removed("--auto has no sparsity training; train.py --sparsity before it is one"),
+    "strategy": Removed("use slim or normal", lambda value: value == "shortcut"),
+}
+"""Option -> what was removed of it."""
+
+
+def is_removed(option: object, value: Any) -> bool:
+    """Whether an option was removed, or this value of it."""
+    removed = REMOVED.get(str(option))
+    if removed is None or removed.values is None:
+        return removed is not None
+    try:
+        return removed.values(value)
+    except (TypeError, ValueError):  # of another type: whoever checks types says so
+        return False
+
+
+def current_options(options: dict[str, Any], where: Path) -> dict[str, Any]:
+    """The options of an older file or checkpoint in the present spelling; one warning names those that were removed."""
+    old = {name: value for name, value in options.items() if is_removed(name, value)}
+    if old:
+        warn_once(f"{where}: ignored what was removed: {', '.join(f'{name} {value}' for name, value in old.items())}")
+    kept = {name: value for name, value in options.items() if name not in old}
+    if kept.pop("sr", False) and kept.get("sparsity") is None:
+        kept["sparsity"] = USUAL_SPARSITY
+    return kept
+
+
+def current_arguments(arguments: Sequence[str]) -> list[str]:
+    """A command line in the present spelling. Raises InputError for an option, or a value of one, that was removed."""
+    for argument, following in zip_longest(arguments, arguments[1:], fillvalue=""):
+        flag, equals, value = argument.partition("=")
+        name, value = flag.removeprefix("--").replace("-", "_"), value if equals else following
+        if flag.startswith("--") and is_removed(name, value):
+            what = f"{flag} {value}" if REMOVED[name].values else flag
+            raise InputError(f"{what}: removed; {REMOVED[name].instead}")
+    switch = ["--sparsity", str(USUAL_SPARSITY)] if {"-sr", "--sr"} & set(arguments) else []
+    spelled = ["--sparsity" + each[3:] if each.partition("=")[0] == "--s" else each for each in arguments]
+    return switch + [each for each in spelled if each not in {"-sr", "--sr"}]  # the last --sparsity counts
