@@ -1,14 +1,18 @@
 """Files: where a bare name is found, run folders that never overwrite, writes that are whole or absent."""
 
+import errno
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
+from platformdirs import user_cache_path
+
 from utils.errors import InputError
 
+READ_ONLY = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 PROJECT = Path(__file__).resolve().parent.parent
 
 
@@ -41,6 +45,23 @@ def read_text(path: Path, error: type[InputError] = InputError) -> str:
         line = problem.object[: problem.start].count(b"\n") + 1
         byte = problem.object[problem.start]
         raise error(f"{path}:{line}: expected text in UTF-8, got the byte 0x{byte:02x}") from None
+
+
+def make_writable(folder: Path, make: Callable[[Path], None]) -> Path:
+    """Have `make` fill a folder of the project, or one in the user's cache where the project is read-only.
+
+    Returns the one that was filled. Raises InputError where neither can be written.
+    """
+    places = [folder, user_cache_path("ghost-yolo") / folder.name]
+    for place in places:
+        try:
+            make(place)
+        except OSError as error:
+            if error.errno not in READ_ONLY:
+                raise
+        else:
+            return place
+    raise InputError(f"{places[0]}: cannot be written, nor can {places[1]}: set XDG_CACHE_HOME to a folder that can")
 
 
 def new_run_folder(parent: str | Path, name: str) -> Path:

@@ -1,12 +1,17 @@
 """utils/data/datafile.py: what both formats give, where paths are looked for, and what each mistake is told."""
 
+import errno
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from utils.data import datafile, shapes
+from utils.data.classes import load_classes
 from utils.data.datafile import load_data
-from utils.errors import DataError
+from utils.data.labels import load_samples
+from utils.errors import DataError, InputError
+from utils.files import PROJECT
 
 
 @pytest.fixture
@@ -179,6 +184,37 @@ def test_generator_draws_on_first_use_only(folder: Path, monkeypatch: pytest.Mon
         assert (len(spec.train), len(spec.valid)) == (3, 2)
     assert drawn == [folder / "drawn"] * 2
     assert all(image.is_file() for image in spec.train + spec.valid)
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES])
+def test_a_read_only_project(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """The embedded data are drawn, and cut out, in the user's cache; an error says so where that is read-only, too."""
+    data, original = folder / "data", Path.mkdir
+    data.mkdir()
+    read_only = [data]
+
+    def mkdir(path: Path, *args: int, **options: bool) -> None:
+        if any(path.is_relative_to(place) for place in read_only) and not path.is_dir():
+            raise OSError(number, "not for writing", str(path))
+        original(path, *args, **options)
+
+    (data / "shapes.data").write_text((PROJECT / "data" / "shapes.data").read_text())
+    (data / "shapes.names").write_text("\n".join(shapes.NAMES))
+    monkeypatch.setattr(Path, "mkdir", mkdir)
+    for module in ("utils.files", "utils.data.classes"):
+        monkeypatch.setattr(f"{module}.PROJECT", folder)
+    monkeypatch.setattr(datafile.shapes, "generate", partial(shapes.generate, train=4, valid=2, size=64))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for _ in range(2):
+        spec = load_data("shapes.data")
+        crops = load_classes("shapes")
+    place = tmp_path / "cache" / "ghost-yolo"
+    assert spec.train == tuple(place / "shapes" / "images" / "train" / f"{i:04}.jpg" for i in range(4))
+    assert len(load_samples(spec.valid, 3, "valid")[0]) == 2 and crops.path == place / "shapes-crops"
+    assert sorted(path.name for path in data.iterdir()) == ["shapes.data", "shapes.names"]
+    monkeypatch.setenv("XDG_CACHE_HOME", str(data))
+    with pytest.raises(InputError, match=r"shapes: cannot be written, nor can .*shapes: set XDG_CACHE_HOME"):
+        load_data("shapes.data")
 
 
 def test_the_files_that_ship(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from utils.data.crops import write_crops
 from utils.data.folders import find_files, is_hidden
 from utils.errors import DataError
-from utils.files import PROJECT, read_text, user_path
+from utils.files import PROJECT, make_writable, read_text, user_path
 
 DETECTION = "a detection data set: expected a class for each image; `python -m utils.data.crops` cuts its boxes out"
 EMBEDDED = "shapes"  # crops of the embedded shapes, cut out on first use
@@ -100,11 +100,12 @@ def _natural(name: str) -> tuple[int, str]:
 
 
 def _embedded() -> Path:
-    folder = PROJECT / "data" / "shapes-crops"
-    if not folder.exists():
-        with suppress(FileExistsError):  # another process was first
-            write_crops("shapes.data", folder)
-    return folder
+    def cut(folder: Path) -> None:
+        if not folder.exists():
+            with suppress(FileExistsError):  # another process was first
+                write_crops("shapes.data", folder)
+
+    return make_writable(PROJECT / "data" / "shapes-crops", cut)
 
 
 Row = tuple[Path, str, str]

@@ -12,7 +12,7 @@ from typing import Any
 from utils.data import shapes
 from utils.data.folders import find_files, find_listed, is_windows_path, read_list
 from utils.errors import DataError
-from utils.files import find_file, read_text, user_path
+from utils.files import find_file, make_writable, read_text, user_path
 from utils.log import counted, is_first, warn
 from utils.names import check_distinct, read_names
 from utils.yamlfile import read_yaml
@@ -63,6 +63,7 @@ def load_data(path: str | Path, test: bool = False) -> DataSpec:
 def _load_darknet(path: Path, test: bool) -> DataSpec:
     options = _read_options(path)
     roots = [path.parent, Path.cwd()]
+    drawn = _draw_shapes(options, path) if "generator" in options else None
 
     def where(key: str) -> str:
         return f"{path}:{options[key][1]}: {key}"
@@ -71,10 +72,10 @@ def _load_darknet(path: Path, test: bool) -> DataSpec:
         if key not in options:
             return ()
         values = [value.strip() for value in options[key][0].split(",") if value.strip()]
+        if drawn is not None and key in shapes.SPLITS:
+            values = [str(drawn / "images" / key)]
         return _find_images(values, roots, where(key))
 
-    if "generator" in options:
-        _draw_shapes(options, path)
     names = count = None
     if "names" in options:
         names = read_names(_locate(options["names"][0], roots, where("names")))
@@ -103,8 +104,11 @@ def _read_options(path: Path) -> dict[str, tuple[str, int]]:
     return options
 
 
-def _draw_shapes(options: dict[str, tuple[str, int]], path: Path) -> None:
-    """`generator=shapes`: draw the images, unless they are there, into the folder that train and valid name."""
+def _draw_shapes(options: dict[str, tuple[str, int]], path: Path) -> Path:
+    """`generator=shapes`: draw the images, unless they are there, into the folder that train and valid name.
+
+    Returns FOLDER, or the one in the user's cache where this cannot be written.
+    """
     value, number = options["generator"]
     if value != "shapes":
         raise DataError(f"{path}:{number}: generator: expected shapes, got {value!r}")
@@ -115,7 +119,7 @@ def _draw_shapes(options: dict[str, tuple[str, int]], path: Path) -> None:
             f"{path}:{number}: generator=shapes draws into FOLDER/images/train and FOLDER/images/valid; "
             f"expected these as train and valid, got {str(train)!r} and {str(valid)!r}"
         )
-    shapes.generate(path.parent / folder)
+    return make_writable(path.parent / folder, shapes.generate)
 
 
 # --- Ultralytics-style .yaml -----------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import tyro
 from utils.data.annotations import Annotations, Box, Picture
 from utils.data.datafile import load_data
 from utils.data.formats import check_empty, finish
-from utils.data.labels import Sample, load_samples, pixel_boxes
+from utils.data.labels import Remark, Sample, load_samples, pixel_boxes, report
 from utils.errors import DataError
 from utils.options import run_command
 
@@ -62,7 +62,8 @@ def remap(options: RemapOptions) -> None:
     for split, images in lists.items():
         samples, problems = load_samples(images, spec.num_classes, split)
         pictures = [_picture(sample, number, spec.names, wanted) for number, sample in enumerate(samples)]
-        splits[split] = Annotations(pictures, problems)
+        report([problem for problem in problems if isinstance(problem, Remark)])
+        splits[split] = Annotations(pictures, [problem for problem in problems if not isinstance(problem, Remark)])
     left = tuple(dict.fromkeys(name for name in wanted.values() if name))
     finish(options.destination, splits, left, options.copy)
 
