@@ -10,7 +10,7 @@ from uuid import uuid4
 
 from platformdirs import user_cache_path
 
-from utils.errors import InputError
+from utils.errors import DataError, InputError
 
 READ_ONLY = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 PROJECT = Path(__file__).resolve().parent.parent
@@ -115,6 +115,12 @@ def write_text(path: str | Path, text: str) -> None:
     """Write UTF-8 text, whole or not at all."""
     with whole_file(path) as partial:
         partial.write_text(text, encoding="utf-8")
+
+
+def check_empty(folder: Path) -> None:
+    """Raise `DataError` unless the folder is new or empty."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise DataError(f"{folder}: expected a new or empty folder; nothing is overwritten")
 
 
 @contextmanager

@@ -12,10 +12,10 @@ from typing import Annotated, Any
 import tyro
 
 from utils.data.annotations import Annotations, Box
-from utils.data.formats import check_empty, finish
+from utils.data.formats import finish
 from utils.data.remap import numbered_name
 from utils.errors import DataError
-from utils.files import find_file
+from utils.files import check_empty, find_file
 from utils.log import counted, warn
 from utils.names import read_names
 from utils.options import run_command

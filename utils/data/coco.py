@@ -1,51 +1,70 @@
-"""COCO: one JSON file with `images`, `annotations` (bbox = left, top, width, height in pixels) and `categories`."""
+"""COCO's instances files: `read_coco` reads one for conversion, `read_truth` for measuring."""
 
-import json
-import math
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import Any
+from pathlib import Path, PurePath
+from reprlib import repr as short
 
 import numpy as np
 
-from utils.data.annotations import Annotations, Box, Picture, safe_name
-from utils.data.labels import Problem
+from utils.data.annotations import Annotations, Box, Picture, is_file, possible_paths
+from utils.data.instances import CocoCategory, CocoImage, Id, Instances, read_instances
+from utils.data.labels import Problem, report
 from utils.errors import DataError
-from utils.log import progress
+from utils.log import counted, progress, warn
 
 
 def read_coco(path: Path, folder: Path) -> tuple[Annotations, tuple[str, ...]]:
     """Read an instances file whose images lie in `folder`: (pictures and boxes, category names in the order of ids).
 
-    Crowd regions are not single objects: they are left out and counted. An image that cannot be read, and a box of
-    no size, is left out with a problem. Raises `DataError` for a file that is not of this format.
+    Crowd regions are not single objects: they are left out and counted, unless all are marked so. An image that cannot
+    be read, and a box of no size, is left out with a problem. Raises `DataError` for a file that is not of this format.
     """
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder of images")
-    document = _load(path)
-    categories = {entry["id"]: str(entry["name"]) for entry in _entries(document, "categories", ("id", "name"), path)}
-    if len(set(categories.values())) != len(categories) or not categories:
-        raise DataError(
-            f"{path}: categories: expected names that differ, got {', '.join(categories.values()) or 'none'}"
-        )
+    instances = read_instances(path)
+    categories = instances.without_project()
+    _index_by_name(categories, path)
     annotations = Annotations()
-    pictures: dict[Any, Picture | None] = {}  # by image id; None: could not be read
-    entries = _entries(document, "images", ("id", "file_name"), path)
-    for entry in progress(entries, f"reading {path.name}", unit="image"):
-        name = safe_name(entry["file_name"], f"{path}: image {entry['id']}")
-        said = (entry["width"], entry["height"]) if "width" in entry and "height" in entry else None
-        pictures[entry["id"]] = annotations.add_picture(folder / name, name, said, path)
-    for entry in _entries(document, "annotations", ("image_id", "category_id", "bbox"), path):
-        _add_object(entry, pictures, categories, annotations, path)
-    return annotations, tuple(categories[key] for key in sorted(categories))
+    for key in instances.categories.keys() - categories.keys():
+        left_out = instances.categories[key].name
+        annotations.counts[f"category without boxes left out: {left_out}, the others' supercategory"] = 1
+    annotations.problems += [Problem(path, None, message) for message in instances.problems]
+    pictures: dict[Id, Picture | None] = {}  # None: could not be read
+    places: dict[PurePath, CocoImage] = {}
+    for key, image in progress(instances.images.items(), f"reading {path.name}", unit="image"):
+        candidates = possible_paths(image.name)
+        if not candidates:
+            annotations.problems.append(Problem(path, None, f"no name of a file: image {image}"))
+            pictures[key] = None
+            continue
+        name = next((candidate for candidate in candidates if is_file(folder / candidate)), candidates[0])
+        other = places.setdefault(name, image)
+        if other.name != image.name:
+            raise DataError(
+                f"{path}: images {other} and {image} are both {folder / name}: "
+                "expected the folder from which their paths differ"
+            )
+        pictures[key] = annotations.add_picture(folder / name, name, image.size, path)
+    for found in instances.objects:
+        picture = pictures[found.image]
+        if picture is None:
+            annotations.counts["boxes of images that cannot be read"] += 1
+        elif found.crowd:
+            annotations.counts["crowd regions left out"] += 1
+        else:
+            box = Box(categories[found.category].name, *found.edges)
+            annotations.add_box(picture, box, path, f"{found.about}, {picture.name}")
+            annotations.counts["boxes marked as crowd regions kept, since all are"] += instances.all_crowd
+    return annotations, tuple(category.name for category in categories.values())
 
 
 @dataclass(frozen=True)
 class Objects:
     """One image's objects as its annotation file has them: nothing is clipped or left out."""
 
-    image_id: Any
+    image_id: Id
     boxes: np.ndarray  # (N, 5) float64: class, x1, y1, x2, y2 in pixels
     area: np.ndarray  # (N,) pixels
     crowd: np.ndarray  # (N,) bool
@@ -53,101 +72,89 @@ class Objects:
 
 @dataclass(frozen=True)
 class CocoTruth:
-    """The objects of each image, by the name of its file, and the category id of each class."""
+    """The objects of each image file, and the category id of each class."""
 
     path: Path
-    images: dict[str, Objects]
-    category_ids: tuple[int, ...]
+    images: dict[Path, Objects]
+    category_ids: tuple[Id, ...]
 
 
-def read_truth(path: Path, names: Sequence[str]) -> CocoTruth:
-    """All objects of an instances file, for measuring; `names` are the classes in order.
+def read_truth(path: Path, names: Sequence[str], files: Sequence[Path]) -> CocoTruth:
+    """All objects of the images `files` in an instances file, for measuring; `names` are the classes in order.
 
-    Raises `DataError` for a file that is not of this format, or has other categories or two images of one name.
+    Raises `DataError` for a file that is not of this format, has other categories, or does not have each image once.
     """
-    document = _load(path)
-    ids = {str(entry["name"]): entry["id"] for entry in _entries(document, "categories", ("id", "name"), path)}
-    if set(ids) != set(names):
-        other = next(iter(set(ids) ^ set(names)))
+    instances = read_instances(path)
+    report([Problem(path, None, message) for message in instances.problems], all_in=str(path))
+    categories = instances.categories
+    if len(categories) > len(names):
+        categories = instances.without_project()
+    keys = _index_by_name(categories, path)
+    if set(keys) != set(names):
+        other = min(set(keys) ^ set(names))
         raise DataError(f"{path}: expected the categories to be the classes of the data set; {other!r} is in one alone")
-    index = {ids[name]: float(place) for place, name in enumerate(names)}
-    rows: dict[Any, list[tuple[float, ...]]] = {}
-    files: dict[str, Any] = {}
-    for entry in _entries(document, "images", ("id", "file_name"), path):
-        name = PurePosixPath(str(entry["file_name"])).name
-        if name in files:
-            raise DataError(f"{path}: expected images of distinct file names, got {name} twice")
-        files[name] = entry["id"]
-        rows[entry["id"]] = []
-    for entry in _entries(document, "annotations", ("image_id", "category_id", "bbox"), path):
-        about = f"{path}: annotation {entry.get('id', '?')}"
-        if entry["image_id"] not in rows or entry["category_id"] not in index or not _is_box(entry["bbox"]):
-            raise DataError(f"{about}: expected a known image_id and category_id, and a bbox of four numbers")
-        left, top, width, height = entry["bbox"]
-        area, crowd = float(entry.get("area", width * height)), float(bool(entry.get("iscrowd")))
-        box = (index[entry["category_id"]], left, top, left + width, top + height)
-        rows[entry["image_id"]].append((*box, area, crowd))
+    if instances.all_crowd:
+        count = counted(len(instances.objects), "object")
+        warn(f"warning: {path}: all {count} are marked as crowd regions: taken as objects")
+    classes = {keys[name]: float(index) for index, name in enumerate(names)}
+    rows: dict[Id, list[tuple[float, ...]]] = {key: [] for key in instances.images}
+    for found in instances.objects:
+        x0, y0, x1, y1 = found.edges
+        box = (min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1))
+        rows[found.image].append((classes[found.category], *box, found.area, float(found.crowd)))
     images = {}
-    for name, key in files.items():
-        table = np.array(rows[key], np.float64).reshape(-1, 7)
-        images[name] = Objects(key, table[:, :5], table[:, 5], table[:, 6] > 0)
-    return CocoTruth(path, images, tuple(ids[name] for name in names))
+    for file, entries in _match(files, instances).items():
+        of_all = [row for key in entries for row in rows[key]]
+        # The file may be listed under several ids, with the same objects.
+        table = np.array(of_all if len(entries) == 1 else list(dict.fromkeys(of_all)), np.float64).reshape(-1, 7)
+        images[file] = Objects(instances.images[entries[0]].id, table[:, :5], table[:, 5], table[:, 6] > 0)
+    return CocoTruth(path, images, tuple(categories[keys[name]].id for name in names))
 
 
-def _load(path: Path) -> dict[str, Any]:
-    try:
-        document = json.loads(path.read_bytes())
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}:{error.lineno}: not valid JSON: {error.msg}") from None
-    except UnicodeDecodeError:
-        raise DataError(f"{path}: not valid JSON: not text in UTF-8") from None
-    if not isinstance(document, dict):
-        raise DataError(f"{path}: expected an object with images, annotations and categories, got {type(document)}")
-    return document
+def _index_by_name(categories: dict[Id, CocoCategory], path: Path) -> dict[str, Id]:
+    """The key of each category by its name. Raises `DataError` where two have one name, or there is none."""
+    keys: dict[str, Id] = {}
+    for key, category in categories.items():
+        if category.name in keys:
+            first = categories[keys[category.name]]
+            both = f"{short(first.id)} and {short(category.id)} are both {category.name!r}"
+            raise DataError(f"{path}: categories: expected names that differ, but {both}")
+        keys[category.name] = key
+    if not keys:
+        raise DataError(f"{path}: categories: expected names that differ, got none")
+    return keys
 
 
-def _entries(document: dict[str, Any], key: str, fields: tuple[str, ...], path: Path) -> list[dict[str, Any]]:
-    """The list `document[key]`, whose entries have these fields."""
-    entries = document.get(key)
-    if not isinstance(entries, list):
-        raise DataError(f"{path}: expected a list {key!r}; there are: {', '.join(document) or 'no keys'}")
-    for index, entry in enumerate(entries):
-        if not isinstance(entry, dict) or not all(field in entry for field in fields):
-            raise DataError(f"{path}: {key}[{index}]: expected the fields {', '.join(fields)}, got {str(entry)[:80]}")
-    return entries
+def _match(files: Sequence[Path], instances: Instances) -> dict[Path, list[Id]]:
+    """The image entries of each file: of those with its name, the ones whose path agrees in the most folders.
+
+    Raises `DataError` where there is none, where two differ in nothing that the file's path tells, and where two files
+    have the same entry.
+    """
+    by_name = defaultdict[str, list[tuple[PurePath, Id]]](list)
+    for key, image in instances.images.items():
+        for name in {candidate.name: candidate for candidate in reversed(possible_paths(image.name))}.values():
+            by_name[name.name].append((name, key))
+    matched: dict[Path, list[Id]] = {}
+    owners: dict[Id, Path] = {}
+    for file in dict.fromkeys(files):
+        agreed = [(_common_tail(file, name), key) for name, key in by_name[file.name]]
+        best = max((length for length, _ in agreed), default=0)
+        matched[file] = [key for length, key in agreed if length == best]
+        entries = [instances.images[key] for key in matched[file]]
+        if not entries:
+            raise DataError(f"{instances.path}: expected all validation images, {file} is not in it")
+        other = next((entry for entry in entries if entry.name != entries[0].name), None)
+        if other is not None:
+            both = f"images {entries[0]} and {other}"
+            raise DataError(f"{instances.path}: {file} may be both {both}: expected folders that tell them apart")
+        if owners.setdefault(matched[file][0], file) != file:
+            both = f"{owners[matched[file][0]]} and {file}"
+            raise DataError(f"{instances.path}: image {entries[0]} may be both {both}")
+    return matched
 
 
-def _add_object(
-    entry: dict[str, Any],
-    pictures: dict[Any, Picture | None],
-    categories: dict[Any, str],
-    annotations: Annotations,
-    path: Path,
-) -> None:
-    image, category, bbox = entry["image_id"], entry["category_id"], entry["bbox"]
-    about = f"annotation {entry.get('id', '?')} of image {image}"
-    if image not in pictures:
-        annotations.problems.append(Problem(path, None, f"unknown image: {about}"))
-        return
-    picture = pictures[image]
-    if picture is None:
-        annotations.counts["boxes of images that cannot be read"] += 1
-        return
-    if entry.get("iscrowd"):
-        annotations.counts["crowd regions left out"] += 1
-        return
-    about = f"{about}, {picture.name}"
-    if category not in categories:
-        annotations.problems.append(Problem(path, None, f"unknown category: {category} ({about})"))
-    elif not _is_box(bbox):
-        annotations.problems.append(Problem(path, None, f"box without numbers: {str(bbox)[:80]} ({about})"))
-    else:
-        left, top, width, height = bbox
-        box = Box(categories[category], left, top, left + width, top + height)
-        annotations.add_box(picture, box, path, about)
-
-
-def _is_box(bbox: object) -> bool:
-    if not isinstance(bbox, list) or len(bbox) != 4:
-        return False
-    return all(isinstance(value, int | float) and math.isfinite(value) for value in bbox)
+def _common_tail(one: PurePath, other: PurePath) -> int:
+    """How many parts of two paths are the same, counted from the end."""
+    pairs = zip(reversed(one.parts), reversed(other.parts), strict=False)
+    return next((count for count, (a, b) in enumerate(pairs) if a != b), min(len(one.parts), len(other.parts)))

@@ -13,11 +13,10 @@ import numpy as np
 import tyro
 
 from utils.data.datafile import load_data
-from utils.data.formats import check_empty
 from utils.data.images import read_image
 from utils.data.labels import Sample, load_samples, pixel_boxes, report
 from utils.errors import DataError
-from utils.files import whole_folder
+from utils.files import check_empty, whole_folder
 from utils.log import counted, progress, say, warn
 from utils.options import check_at_least, run_command
 

@@ -7,35 +7,37 @@ beside its place and renamed when complete; nothing that exists is overwritten.
 
 import shutil
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import tyro
 
 from utils.data.annotations import Annotations, Picture
 from utils.data.coco import read_coco
 from utils.data.datafile import read_names
-from utils.data.labels import mirrored_label_path, report
+from utils.data.labels import Sample, mirrored_label_path, report
+from utils.data.split import stratify
 from utils.data.voc import read_voc
 from utils.errors import DataError
-from utils.files import whole_folder
+from utils.files import check_empty, whole_folder
 from utils.log import counted, progress, say
 from utils.options import run_command
 
 
 @dataclass(frozen=True)
 class VocOptions:
-    """Convert a Pascal VOC folder (Annotations, ImageSets/Main, JPEGImages)."""
+    """Convert a Pascal VOC folder (Annotations, ImageSets/Main, JPEGImages), or a folder of images and XML files."""
 
     source: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="SRC")]
-    """The VOC folder."""
+    """The folder."""
     destination: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DST")]
     """The folder to make."""
     train: str = "trainval"
-    """The list in ImageSets/Main to train on."""
+    """The list in ImageSets/Main, or the folder in SRC, to train on."""
     valid: str = "test"
-    """The list in ImageSets/Main to validate on."""
+    """The list or folder to validate on; or a share, such as 0.2, of the training images (without lists: of all)."""
     names: Path | None = None
     """A file of class names, one a line, that fixes their order; else sorted by name."""
     copy: bool = False
@@ -78,7 +80,13 @@ class Written:
 def convert_voc(options: VocOptions) -> None:
     """Run `voc`. Raises `DataError` for a source it cannot use or a destination that is not empty."""
     check_empty(options.destination)
-    splits = {"train": read_voc(options.source, options.train), "valid": read_voc(options.source, options.valid)}
+    share = _share(options.valid)
+    splits = {"train": read_voc(options.source, options.train, else_all=share is not None)}
+    if share is None:
+        splits["valid"] = read_voc(options.source, options.valid)
+    _check_left(splits)
+    if share is not None:
+        splits = _divide(splits["train"], share)
     found = {box.name for split in splits.values() for picture in split.pictures for box in picture.boxes}
     names = _chosen_names(options.names, tuple(sorted(found)), found)
     finish(options.destination, splits, names, options.copy)
@@ -97,6 +105,7 @@ def convert_coco(options: CocoOptions) -> None:
             raise DataError(
                 f"{options.valid_annotations}: expected the categories of {options.annotations}, got others"
             )
+    _check_left(splits)
     found = {box.name for split in splits.values() for picture in split.pictures for box in picture.boxes}
     chosen = _chosen_names(options.names, names, found)
     coco = (options.valid_annotations or options.annotations) if set(chosen) == set(names) else None
@@ -110,15 +119,12 @@ def write_dataset(
 
     `coco`, the validation images' annotation file, is kept beside it: test.py measures with its areas and crowds.
 
-    Raises `DataError` when a split has no images or two images would share a label file, `FileExistsError` when
-    `folder` is there and not empty.
+    Raises `DataError` when two images would share a label file, `FileExistsError` when `folder` is there and not empty.
     """
     folder = folder.absolute()
     placed: Counter[str] = Counter()
     with whole_folder(folder) as partial:
         for split, annotations in splits.items():
-            if not annotations.pictures:
-                raise DataError(f"{split}: no image left to write; problems: {len(annotations.problems)}")
             lines = []
             for picture in progress(annotations.pictures, f"writing {split}", unit="image"):
                 relative = Path("images", split, picture.name)
@@ -139,10 +145,43 @@ def write_dataset(
     return Written(folder / f"{folder.name}.data", placed["linked"], placed["copied"])
 
 
-def check_empty(folder: Path) -> None:
-    """Raise `DataError` unless the folder is new or empty."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise DataError(f"{folder}: expected a new or empty folder; nothing is overwritten")
+def _share(valid: str) -> float | None:
+    """The share that `--valid` gives, None where it is a list's name."""
+    try:
+        share = float(valid)
+    except ValueError:
+        return None
+    return share if 0 < share < 1 else None
+
+
+def _divide(annotations: Annotations, share: float) -> dict[str, Annotations]:
+    """Take a share of the pictures for validation, of each class alike; problems and counts stay with training."""
+    names = sorted({box.name for picture in annotations.pictures for box in picture.boxes})
+    samples = []
+    for picture in annotations.pictures:
+        labels = np.zeros((len(picture.boxes), 5), np.float32)
+        labels[:, 0] = [names.index(box.name) for box in picture.boxes]
+        samples.append(Sample(picture.image, labels, (picture.width, picture.height)))
+    part = stratify(samples, [1 - share, share]).tolist()
+    train, valid = (
+        [p for p, place in zip(annotations.pictures, part, strict=True) if place == index] for index in (0, 1)
+    )
+    if not train or not valid:
+        raise DataError(
+            f"--valid {share:g}: expected images enough for two parts, got {counted(len(samples), 'image')}"
+        )
+    return {"train": replace(annotations, pictures=train), "valid": Annotations(valid)}
+
+
+def _check_left(splits: dict[str, Annotations]) -> None:
+    """Raise `DataError`, with the first problems, where no image is left, or of the training images' boxes none."""
+    for split, annotations in splits.items():
+        lost_all = not annotations.num_boxes and (annotations.problems or annotations.counts.total())
+        if not annotations.pictures or (lost_all and split == "train"):
+            what = "box" if annotations.pictures else "image"
+            problems = "; ".join(map(str, annotations.problems[:3])) or "none"
+            count = counted(len(annotations.problems), "problem")
+            raise DataError(f"{split}: no {what} left to write; {count}, the first: {problems}")
 
 
 def _chosen_names(file: Path | None, default: tuple[str, ...], found: set[str]) -> tuple[str, ...]:

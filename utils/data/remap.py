@@ -11,9 +11,10 @@ import tyro
 
 from utils.data.annotations import Annotations, Box, Picture
 from utils.data.datafile import load_data
-from utils.data.formats import check_empty, finish
+from utils.data.formats import finish
 from utils.data.labels import Remark, Sample, load_samples, pixel_boxes, report
 from utils.errors import DataError
+from utils.files import check_empty
 from utils.options import run_command
 
 

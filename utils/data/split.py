@@ -16,10 +16,9 @@ import tyro
 
 from utils.data.datafile import load_data
 from utils.data.folders import real_path
-from utils.data.formats import check_empty
 from utils.data.labels import Sample, load_samples, report
 from utils.errors import DataError
-from utils.files import whole_folder
+from utils.files import check_empty, whole_folder
 from utils.log import counted, say
 from utils.options import run_command
 

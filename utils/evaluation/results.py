@@ -11,7 +11,6 @@ import numpy as np
 from utils.data.coco import CocoTruth, read_truth
 from utils.data.datafile import DataSpec
 from utils.data.labels import Sample
-from utils.errors import DataError
 from utils.evaluation.metrics import ImageResult
 from utils.files import write_text
 from utils.inference.result import label_lines
@@ -24,17 +23,13 @@ def read_objects(spec: DataSpec, samples: Sequence[Sample]) -> CocoTruth | None:
     """
     if spec.annotations is None:
         return None
-    coco = read_truth(spec.annotations, spec.names)
-    missing = next((sample.image.name for sample in samples if sample.image.name not in coco.images), None)
-    if missing is not None:
-        raise DataError(f"{coco.path}: expected all validation images, {missing} is not in it")
-    return coco
+    return read_truth(spec.annotations, spec.names, [sample.image for sample in samples])
 
 
 def with_objects(result: ImageResult, coco: CocoTruth) -> ImageResult:
     """The result with its annotation file's objects instead of those of the label file."""
     assert result.file is not None
-    objects = coco.images[result.file.name]
+    objects = coco.images[result.file]
     return replace(result, truth=objects.boxes, area=objects.area, crowd=objects.crowd)
 
 
@@ -68,7 +63,7 @@ def coco_results(
         stem = result.file.stem
         image = int(stem) if stem.isdecimal() else stem
         if coco is not None:
-            image = coco.images[result.file.name].image_id
+            image = coco.images[result.file].image_id
         for x1, y1, x2, y2, score, label in result.found.tolist():
             box = [round(value, 5) for value in (x1, y1, x2 - x1, y2 - y1)]
             category = int(label) + 1 if coco is None or single_cls else coco.category_ids[int(label)]
