@@ -286,6 +286,25 @@ def test_the_same_name_in_two_folders(tmp_path: Path) -> None:
     assert centres == pytest.approx({"b/x.jpg": 5, "a/x.jpg": 15})
 
 
+def test_labels_of_folders_that_have_a_meaning_of_their_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`images`, `JPEGImages` and such in a path: each image finds its own labels, or the file is refused."""
+    names = ["images/a.jpg", "JPEGImages/b.jpg", "raw/img/c.jpg", "labels/d.jpg"]
+    pictures = draw(tmp_path / "pictures", *names, "JPEGImages/a.jpg")
+    lefts = {name: 10 * index / 100 for index, name in enumerate(names)}
+    samples = samples_of(convert(write(tmp_path, document(*names)), pictures))
+    assert {name: sample.labels[0, 1] - 0.05 for name, sample in samples.items()} == pytest.approx(lefts, abs=1e-6)
+    with pytest.raises(SystemExit):
+        main(
+            [
+                "coco",
+                str(write(tmp_path, document("images/a.jpg", "JPEGImages/a.jpg"))),
+                str(pictures),
+                str(tmp_path / "x"),
+            ]
+        )
+    assert "JPEGImages/a.jpg: another image has the same" in capsys.readouterr().err
+
+
 def test_images_that_cannot_be_told_apart_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = write(tmp_path, document("a/x.jpg", "b/x.jpg"))
     message = refusal(file, draw(tmp_path / "pictures", "x.jpg"), capsys)

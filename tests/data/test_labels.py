@@ -17,8 +17,8 @@ from utils.data.labels import (
     Problem,
     Remark,
     label_path,
+    label_places,
     load_samples,
-    mirrored_label_path,
     pixel_boxes,
     read_labels,
     report,
@@ -39,12 +39,12 @@ def write_image(path: Path, size: tuple[int, int] = (8, 6)) -> Path:
         ("images/1.jpg", "labels/1.txt"),
         ("/a/images/train/1.jpg", "/a/labels/train/1.txt"),
         ("/images/b/images/1.2.png", "/images/b/labels/1.2.txt"),
-        ("/a/my_images/1.jpg", None),
-        ("/a/images", None),
+        ("/a/my_images/1.jpg", "/a/my_images/1.txt"),
+        ("/a/images", "/a/images.txt"),
     ],
 )
-def test_mirrored_label_path(image: str, labels: str | None) -> None:
-    assert mirrored_label_path(Path(image)) == (None if labels is None else Path(labels))
+def test_labels_are_first_looked_for(image: str, labels: str) -> None:
+    assert label_places(Path(image))[0] == Path(labels)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ import tyro
 from utils.data.annotations import Annotations, Picture
 from utils.data.coco import read_coco
 from utils.data.datafile import read_names
-from utils.data.labels import Sample, mirrored_label_path, report
+from utils.data.labels import Sample, label_places, report
 from utils.data.split import stratify
 from utils.data.voc import read_voc
 from utils.errors import DataError
@@ -211,8 +211,7 @@ def _place(source: Path, target: Path, copy: bool) -> str:
 
 def _write_labels(picture: Picture, image: Path, names: tuple[str, ...]) -> None:
     """Write the label file of a picture that was put at `image`."""
-    path = mirrored_label_path(image)
-    assert path is not None, "images are put below a folder named images"
+    path = label_places(image)[0]
     if path.exists():
         raise DataError(f"{picture.image}: another image has the same name but for its suffix, and so the same labels")
     lines = []

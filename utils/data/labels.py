@@ -83,16 +83,6 @@ def label_path(image: Path) -> Path:
     return next((place for place in places if place.is_file()), places[-1])
 
 
-def mirrored_label_path(image: Path) -> Path | None:
-    """`a/images/train/1.jpg` -> `a/labels/train/1.txt`: the last folder named images; None where there is none."""
-    parts = list(image.parts)
-    for i in range(len(parts) - 2, -1, -1):
-        if parts[i] == "images":
-            parts[i] = "labels"
-            return Path(*parts).with_suffix(".txt")
-    return None
-
-
 def read_labels(path: Path, num_classes: int) -> tuple[np.ndarray, list[Problem]]:
     """Read a label file: (N, 5) float32 (class, cx, cy, w, h in 0..1), a problem for each line left out, and remarks.
 
