@@ -175,7 +175,8 @@ def load_both(spec: DataSpec, ranks: Ranks, single_cls: bool) -> tuple[list[Samp
     """Training and validation samples; what is wrong with them is reported. Raises DataError when there are none."""
     for images, key in ((spec.train, "train"), (spec.valid, "valid")):
         if not images:
-            raise DataError(f"{spec.path}: expected the key {key}, which train.py needs")
+            how = f"; `python -m utils.data.split {spec.path} DST` divides images" if key == "valid" else ""
+            raise DataError(f"{spec.path}: expected the key {key}, which train.py needs{how}")
     train_samples, problems = load_samples(spec.train, spec.num_classes, "training images")
     valid_samples, more = load_samples(spec.valid, spec.num_classes, "validation images")
     if ranks.first:

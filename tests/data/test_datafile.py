@@ -146,6 +146,7 @@ def test_darknet_mistakes(folder: Path, text: str, message: str) -> None:
         ("names: [a]\nvaild: train.txt\ntrain: train.txt", r"unknown key 'vaild'; did you mean 'valid'\?"),
         ("names: {0: a, 2: b}\ntrain: train.txt", r"names: expected the keys 0..1, got 0, 2"),
         ("names: {1: a, 01: b}\ntrain: train.txt", r"names: expected the keys 0..1, got 1, 01"),
+        ("names: [NO, NO]\ntrain: train.txt", r"names: expected distinct class names, got 'NO' 2 times"),
         ("names: [a, '']\ntrain: train.txt", r"names: expected a name for class 1, got ''"),
         ("names: [a, ]\nnc: 2\ntrain: train.txt", r"nc: expected the number of names, 1, got 2"),
         ("names: [a, [b]]\ntrain: train.txt", r"names: expected a name for class 1, got \['b'\]"),

@@ -6,12 +6,14 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from train import load_both
 from utils.data.classes import load_classes
 from utils.data.datafile import load_data
 from utils.data.folders import find_files, find_listed
 from utils.data.sources import open_source
 from utils.data.split import SplitOptions, split
 from utils.errors import DataError
+from utils.training.distributed import Ranks
 
 
 def touch(folder: Path, *names: str) -> None:
@@ -135,15 +137,17 @@ def test_split_tells_of_a_link_to_itself(tmp_path: Path, capsys: pytest.CaptureF
 @pytest.mark.parametrize(
     "entry",
     ["images/a b.jpg", r"images\a b.jpg", r".\images\a b.jpg", r"set\images\a b.jpg", r"C:\data\set\images\a b.jpg",
-     "C:/data/images/a b.jpg", r"\\server\share\images\a b.jpg", r"..\images\a b.jpg"],
+     "C:/data/images/a b.jpg", r"\\server\share\images\a b.jpg", r"..\images\a b.jpg", "data/obj/images/a b.jpg",
+     "/content/data/images/a b.jpg"],
 )  # fmt: skip
-def test_paths_written_by_windows(entry: str, tmp_path: Path) -> None:
+def test_paths_written_for_another_place(entry: str, tmp_path: Path) -> None:
     touch(tmp_path, "set/images/a b.jpg", "set/b.jpg")
     (tmp_path / "set" / "lists").mkdir()
     folders = [tmp_path / "set" / "lists", tmp_path / "set"]
     found = find_listed(entry, folders)
     assert found is not None and found.resolve() == tmp_path / "set/images/a b.jpg"
     assert find_listed(entry.replace("a b", "gone"), folders) is None
+    assert find_listed(entry.replace("a b", "b"), folders) is None  # set/b.jpg: the folder images is there, without it
 
 
 def test_a_back_slash_in_a_name_is_one(tmp_path: Path) -> None:
@@ -158,10 +162,32 @@ def test_lists_written_by_windows_are_read_and_told(tmp_path: Path, capsys: pyte
     assert load_data(tmp_path / "d.data").train == tuple(tmp_path / "images" / f"{name}.jpg" for name in "abc")
     said = capsys.readouterr().err
     assert said.count("\n") == 1
-    assert rf"l.txt: 2 paths written by Windows: the first, s\images\a.jpg, is read as {tmp_path}/images/a.jpg" in said
+    assert rf"l.txt: 2 paths written for another place: s\images\a.jpg is read as {tmp_path}/images/a.jpg" in said
     assert list(open_source(str(tmp_path / "l.txt")).names) == [  # type: ignore[union-attr]
         str(tmp_path / "images" / f"{name}.jpg") for name in "abc"
     ]
+
+
+def test_an_export_of_cvat_as_it_is_unzipped(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere" / "data").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "elsewhere")  # which has a folder of that name, too
+    touch(tmp_path, "obj_train_data/1.jpg", "obj_train_data/1.txt", "obj_train_data/sub/2.jpg")
+    (tmp_path / "train.txt").write_text("data/obj_train_data/1.jpg\ndata/obj_train_data/sub/2.jpg\n")
+    (tmp_path / "obj.names").write_text("cat\ndog\n")
+    text = "classes = 2\ntrain = data/train.txt\nnames = data/obj.names\nbackup = backup/\n"
+    (tmp_path / "obj.data").write_text(text)
+    spec = load_data(tmp_path / "obj.data")
+    assert spec.names == ("cat", "dog")
+    assert spec.train == (tmp_path / "obj_train_data/1.jpg", tmp_path / "obj_train_data/sub/2.jpg")
+    said = capsys.readouterr().err
+    assert (
+        f"obj.data:2: train: 1 path written for another place: data/train.txt is read as {tmp_path}/train.txt" in said
+    )
+    assert "train.txt: 2 paths written for another place: data/obj_train_data/1.jpg is read as" in said
+    with pytest.raises(DataError, match=r"expected the key valid.*`python -m utils.data.split .*obj.data DST` divides"):
+        load_both(spec, Ranks(), False)
 
 
 @pytest.mark.parametrize("encoding", ["gbk", "latin-1", "utf-16"])

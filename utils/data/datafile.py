@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from utils.data import shapes
-from utils.data.folders import find_files, find_listed, is_windows_path, read_list
+from utils.data.folders import find_files, find_listed, read_list, warn_of_moved
 from utils.errors import DataError
 from utils.files import find_file, make_writable, read_text, user_path
-from utils.log import counted, is_first, warn
 from utils.names import check_distinct, read_names
 from utils.yamlfile import read_yaml
 
@@ -174,6 +173,7 @@ def _yaml_names(names: Any, path: Path) -> list[str] | None:
     for index, name in enumerate(names):
         if not isinstance(name, str) or not name.strip():
             raise DataError(f"{path}: names: expected a name for class {index}, got {name!r}")
+    check_distinct(names, f"{path}: names")
     return names
 
 
@@ -193,18 +193,17 @@ def _agreed_names(names: Sequence[str] | None, count: int | None, where: str) ->
         return tuple(f"class_{i}" for i in range(count))
     if count is not None and count != len(names):
         raise DataError(f"{where}: expected the number of names, {len(names)}, got {count}")
-    check_distinct(names, where)
     return tuple(names)
 
 
 def _locate(value: str, roots: Sequence[Path], where: str) -> Path:
     """The file or folder `value`, relative to the first of `roots` that has it."""
-    candidates = [root / user_path(value) for root in dict.fromkeys(roots)]
-    for candidate in candidates:
-        if candidate.exists():
-            return candidate
-    looked = ", ".join(dict.fromkeys(map(str, candidates)))
-    raise DataError(f"{where}={value}: no such file or folder (looked at {looked})")
+    found = find_listed(value, list(dict.fromkeys(roots)))
+    if found is None:
+        looked = ", ".join(dict.fromkeys(str(root / user_path(value)) for root in roots))
+        raise DataError(f"{where}={value}: no such file or folder (looked at {looked})")
+    warn_of_moved(where, {value: found})
+    return found
 
 
 def _find_images(values: Sequence[str], roots: Sequence[Path], where: str) -> tuple[Path, ...]:
@@ -235,8 +234,5 @@ def _listed_images(path: Path, roots: Sequence[Path]) -> list[Path]:
         raise DataError(
             f"{path}:1: expected image paths, but none of the {missing} exist; the first was looked for at {looked}"
         )
-    windows = [entry for entry in entries if is_windows_path(entry) and not str(found[entry] or entry).endswith(entry)]
-    if windows and is_first():
-        paths = counted(len(windows), "path")
-        warn(f"warning: {path}: {paths} written by Windows: the first, {windows[0]}, is read as {found[windows[0]]}")
+    warn_of_moved(str(path), found)
     return [found[entry] or folders[0] / entry for entry in entries]

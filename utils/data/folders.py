@@ -2,8 +2,8 @@
 
 import os
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
-from pathlib import Path, PureWindowsPath
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path, PurePath, PureWindowsPath
 
 from utils.data.images import IMAGE_SUFFIXES, UNREADABLE_SUFFIXES
 from utils.errors import DataError
@@ -70,20 +70,33 @@ def read_list(path: Path) -> list[str]:
     return [line for line in lines if line and not line.startswith("#")]
 
 
-def is_windows_path(entry: str) -> bool:
-    """Whether a path was written by Windows: `a\\1.jpg`, `C:/a/1.jpg`."""
-    return "\\" in entry or bool(PureWindowsPath(entry).drive)
-
-
 def find_listed(entry: str, folders: Sequence[Path]) -> Path | None:
-    """The file of a list's entry, relative to the first of `folders` that has it; None where none has.
+    """The file or folder that a list names, relative to the first of `folders` that has it; None where none has.
 
-    Of a path that Windows wrote, the longest end that is found counts.
+    Paths of Windows are read, too. Of a path that was written for another place (`C:\\data\\images\\1.jpg`,
+    `data/images/1.jpg`) leading folders that are not there are left out.
     """
-    ends = [user_path(entry)]
-    if is_windows_path(entry):
-        path = PureWindowsPath(entry)
-        parts = path.parts[bool(path.anchor) :]
-        ends += [Path(*parts[first:]) for first in range(len(parts))]
-    candidates = (folder / end for end in ends for folder in folders)
-    return next((candidate for candidate in candidates if candidate.exists()), None)
+    given = user_path(entry)
+    for folder in folders:
+        if (folder / given).exists():
+            return folder / given
+    path: PurePath = PureWindowsPath(entry) if "\\" in entry or PureWindowsPath(entry).drive else given
+    parts = path.parts[bool(path.anchor) :]
+    for folder in folders:
+        first = next((index for index, part in enumerate(parts) if (folder / part).exists()), len(parts))
+        if first < len(parts) and (found := folder.joinpath(*parts[first:])).exists():
+            return found
+    return None
+
+
+def warn_of_moved(where: str, found: Mapping[str, Path | None]) -> None:
+    """Say which entries of a list were not found just as they are written, with the first of them."""
+    moved = []
+    for entry, path in found.items():
+        given = user_path(entry).parts
+        if path is not None and path.parts[-len(given) :] != given:
+            moved.append(entry)
+    if moved:
+        _warn(
+            f"{where}: {counted(len(moved), 'path')} written for another place: {moved[0]} is read as {found[moved[0]]}"
+        )
