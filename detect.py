@@ -30,8 +30,8 @@ from utils.inference.window import Window
 from utils.inference.writer import Outputs, Writer
 from utils.log import counted, progress, say
 from utils.names import class_names, pick_classes, read_names
-from utils.options import check_at_least, check_thresholds, choose_device, parse_size, run_command, set_threads
-from utils.runtimes.opening import find_exported, open_for_command
+from utils.options import OnOff, check_at_least, check_thresholds, choose_device, parse_size, run_command, set_threads
+from utils.runtimes.opening import find_exported, open_for_command, warn_of_nms
 from utils.runtimes.runtime import Runtime
 
 AHEAD = 4  # batches that are read before they are needed, and pictures that wait to be written
@@ -71,6 +71,8 @@ class DetectOptions:
     """By how much of their size neighbouring tiles overlap."""
     augment: bool = False
     """Also look at each picture mirrored and a fifth larger: finds more, takes 2.5 times as long."""
+    vote: OnOff = True
+    """Box voting: each box that NMS keeps becomes the score-weighted mean of those that overlap it (off: NMS alone)."""
     max_det: int = 300
     """Boxes a picture that are kept, the best."""
     classes: str | None = None
@@ -171,6 +173,7 @@ def make_predictor(options: DetectOptions, weights: str | None) -> Predictor:
     else:
         only = {"cfg": options.cfg, "half": options.half, "compile": options.compile, "augment": options.augment}
         runtime = open_for_command(exported, options.device, options.threads, only)
+        warn_of_nms(exported, runtime.info, options.conf, options.iou, options.vote)
     names = class_names(len(runtime.info.names), given_names(options), runtime.info.names)
     size = parse_size(options.img_size) or runtime.info.size
     runtime.info.check_size(*size)
@@ -187,6 +190,7 @@ def make_predictor(options: DetectOptions, weights: str | None) -> Predictor:
         chosen,
         parse_size(options.tile, "--tile"),
         options.overlap,
+        options.vote,
     )
 
 

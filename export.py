@@ -28,7 +28,7 @@ from utils.log import counted, say
 from utils.names import warn_of_other_names
 from utils.network.expand import expanded, folded
 from utils.network.weights import is_own, read_content
-from utils.options import check_thresholds, parse_size, run_command
+from utils.options import OnOff, check_thresholds, parse_size, run_command
 from utils.runtimes.opening import find_exported, open_exported
 from utils.runtimes.pytorch import PyTorch, describe
 from utils.runtimes.runtime import NetworkInfo, Precision, Runtime
@@ -64,6 +64,8 @@ class ExportOptions:
     """With --nms: least score of a box that is kept."""
     iou: float = 0.45
     """With --nms: IoU over which two boxes are taken for the same object."""
+    vote: OnOff = True
+    """With --nms: box voting in the file, too, as in detect.py (off: NMS alone)."""
     simplify: bool = False
     """Let onnxslim simplify ONNX graphs."""
     fold_bn: bool = False
@@ -177,6 +179,7 @@ def prepare(options: ExportOptions) -> Subject:
         dynamic=options.dynamic,
         precision="int8" if options.int8 else "float16" if options.half else "float32",
         nms=(options.conf, options.iou) if options.nms else None,
+        vote=options.nms and options.vote,
     )
     images = letterboxed(spread(samples, COMPARED), size, info.channels)
     if options.dynamic:

@@ -12,7 +12,7 @@ from utils.data.datafile import load_data
 from utils.data.labels import spread
 from utils.errors import InputError
 from utils.log import say
-from utils.options import run_command
+from utils.options import OnOff, run_command
 from utils.runtimes.runtime import need
 
 SAMPLES = 8  # pictures that the page offers
@@ -41,6 +41,8 @@ class ServeOptions:
     """Least score of a box, where a request names none."""
     iou: float = 0.45
     """IoU over which NMS takes two boxes for the same object, where a request names none."""
+    vote: OnOff = True
+    """Box voting: each box that NMS keeps becomes the score-weighted mean of those that overlap it (off: NMS alone)."""
     img_size: str | int | None = None
     """Input size in pixels, N or W,H (default: the cfg's)."""
     stretch: bool = False
@@ -79,6 +81,7 @@ def serve(options: ServeOptions) -> None:
         data=options.data,
         conf=options.conf,
         iou=options.iou,
+        vote=options.vote,
         img_size=options.img_size,
         stretch=options.stretch,
         half=options.half,

@@ -27,6 +27,7 @@ from utils.inference.augmented import Augmented
 from utils.log import counted, say, warn
 from utils.names import pick_classes, warn_of_other_names
 from utils.options import (
+    OnOff,
     check_at_least,
     check_loading,
     check_thresholds,
@@ -36,7 +37,7 @@ from utils.options import (
     set_threads,
 )
 from utils.precision import half_precision, precision_words
-from utils.runtimes.opening import find_exported, open_for_command
+from utils.runtimes.opening import find_exported, open_for_command, warn_of_nms
 from utils.runtimes.pytorch import describe
 from utils.runtimes.runtime import NetworkInfo, Runtime
 
@@ -63,6 +64,8 @@ class TestOptions:
     """Candidates of each class that enter NMS, the best (default: all; 1000 is faster and costs little AP)."""
     agnostic_nms: bool = False
     """NMS over all classes together."""
+    vote: OnOff = True
+    """Box voting: each box that NMS keeps becomes the score-weighted mean of those that overlap it (off: NMS alone)."""
     classes: str | None = None
     """Measure only these classes, by name or number: `0,2` or `cat,dog`."""
     single_cls: bool = False
@@ -150,7 +153,8 @@ def prepare(options: TestOptions) -> Subject:
     limits = options.conf, options.iou, options.stretch, options.batch_size, options.workers, dtype
     rect = info.stride if options.rect else None
     agnostic = options.agnostic_nms or options.single_cls  # else a box would count once for each class it may be of
-    settings = EvaluationSettings(size, *limits, options.max_det, agnostic, options.max_nms, rect, info.channels)
+    rules = options.max_det, agnostic, options.max_nms, rect, info.channels, options.vote
+    settings = EvaluationSettings(size, *limits, *rules)
     coco = read_objects(spec, samples) if key == "valid" else None
     if coco is None:
         check_boxes(samples, spec.path)
@@ -164,8 +168,8 @@ def load_detector(options: TestOptions) -> tuple[nn.Module | Runtime, NetworkInf
         only = {"cfg": options.cfg, "half": options.half, "augment": options.augment}
         runtime = open_for_command(exported, options.device, options.threads, only)
         if runtime.info.nms is not None:
-            least = runtime.info.nms[0]
-            warn(f"warning: {exported} has NMS inside and no boxes below {least:g}: AP is lower than without --nms")
+            warn_of_nms(exported, runtime.info, options.conf, options.iou, options.vote)
+            warn(f"warning: {exported}: AP is lower than without --nms")
         return runtime, runtime.info
     set_threads(options.threads)
     model = load_model(options.cfg, options.weights, device=choose_device(options.device))

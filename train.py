@@ -149,7 +149,9 @@ def prepare(
     trainee = make_trainee(learner, criterion, options, sampler.steps, folder, dtype, ranks, blocks)
     if sparsity is not None and gammas is not None:
         trainee.regulariser = Sparsity(model, gammas, sparsity)
-    settings = EvaluationSettings(size, batch_size=own_batch, workers=options.workers, dtype=dtype, channels=channels)
+    settings = EvaluationSettings(
+        size, batch_size=own_batch, workers=options.workers, dtype=dtype, channels=channels, vote=options.vote
+    )
     options = replace(options, data=str(spec.path))  # found again when resumed from another folder
     fingerprint = data_fingerprint([*samples[0], *samples[1]])
     kind = DetectionRun if options.t_weights is None else DistilledRun

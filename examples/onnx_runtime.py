@@ -20,7 +20,7 @@ if known["nms"] is None or image is None:
     sys.exit(f"expected a file that export.py wrote with --nms, and a photo; got {sys.argv[1]} and {sys.argv[2]}")
 
 ratio = min(width / image.shape[1], height / image.shape[0])
-inside = cv2.resize(image, (round(image.shape[1] * ratio), round(image.shape[0] * ratio)))
+inside = cv2.resize(image, (max(1, round(image.shape[1] * ratio)), max(1, round(image.shape[0] * ratio))))
 left, top = (width - inside.shape[1]) // 2, (height - inside.shape[0]) // 2
 picture = np.full((height, width, 3), 114, np.uint8)
 picture[top : top + inside.shape[0], left : left + inside.shape[1]] = inside

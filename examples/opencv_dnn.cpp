@@ -13,6 +13,7 @@
 #include <vector>
 
 const float least_score = 0.25f, iou = 0.45f;
+const bool vote = true;  // box voting, as detect.py does unless it has --vote off
 
 // The width= or height= of a cfg.
 int side(const std::string& cfg, const std::string& key) {
@@ -34,7 +35,7 @@ int main(int count, char** arguments) {
     const int width = side(arguments[1], "width"), height = side(arguments[1], "height");
     const double ratio = std::min(double(width) / image.cols, double(height) / image.rows);
     cv::Mat inside, picture(height, width, CV_8UC3, cv::Scalar::all(114));
-    cv::resize(image, inside, cv::Size(cvRound(image.cols * ratio), cvRound(image.rows * ratio)));
+    cv::resize(image, inside, cv::Size(std::max(1, cvRound(image.cols * ratio)), std::max(1, cvRound(image.rows * ratio))));
     const int left = (width - inside.cols) / 2, top = (height - inside.rows) / 2;
     inside.copyTo(picture(cv::Rect(left, top, inside.cols, inside.rows)));
 
@@ -61,7 +62,16 @@ int main(int count, char** arguments) {
     cv::dnn::NMSBoxes(apart, scores, least_score, iou, kept);
     for (int index : kept) {
         const cv::Rect2d& box = boxes[index];
-        std::printf("%s %.3f %.1f %.1f %.1f %.1f\n", names.at(labels[index]).c_str(), scores[index], box.x, box.y,
-                    box.x + box.width, box.y + box.height);
+        double sums[5] = {};  // of the scores, and of x1, y1, x2, y2 times the scores
+        for (size_t other = 0; other < boxes.size(); other++) {
+            const double shared = (apart[index] & apart[other]).area();
+            const bool votes = vote && shared > iou * (box.area() + boxes[other].area() - shared);
+            if (!votes && other != size_t(index)) continue;
+            const cv::Rect2d& voter = boxes[other];
+            const double parts[] = {1, voter.x, voter.y, voter.x + voter.width, voter.y + voter.height};
+            for (int part = 0; part < 5; part++) sums[part] += scores[other] * parts[part];
+        }
+        std::printf("%s %.3f %.1f %.1f %.1f %.1f\n", names.at(labels[index]).c_str(), scores[index],
+                    sums[1] / sums[0], sums[2] / sums[0], sums[3] / sums[0], sums[4] / sums[0]);
     }
 }

@@ -149,7 +149,9 @@ def test_openapi_describes_what_is_answered(server: tuple[str, subprocess.Popen[
     said = post(server, picture.read_bytes()).json()
     assert set(said) == set(schemas["Prediction"]["required"])
     assert set(said["boxes"][0]) == set(schemas["Box"]["required"])
-    assert set(httpx.get(f"{server[0]}/network").json()) == set(schemas["Network"]["required"])
+    network = httpx.get(f"{server[0]}/network").json()
+    assert set(network) == set(schemas["Network"]["required"])
+    assert (network["conf"], network["iou"], network["vote"]) == (0.3, 0.45, True)
 
 
 def test_many_at_once_lose_nothing_and_memory_stays(server: tuple[str, subprocess.Popen[str]], picture: Path) -> None:

@@ -4,7 +4,7 @@ import io
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import tyro
 
@@ -16,6 +16,19 @@ if TYPE_CHECKING:
     import torch
 
 O = TypeVar("O")
+OnOff = Annotated[
+    bool,
+    tyro.conf.FlagConversionOff,
+    tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="{on,off}",
+        instance_from_str=lambda words: words[0] == "on",
+        is_instance=lambda value: isinstance(value, bool),
+        str_from_instance=lambda value: ["on" if value else "off"],
+        choices=("on", "off"),
+    ),
+]
+"""A bool that is `on` or `off` on the command line."""
 MAX_SIZE = 16_384  # pixels a side; more does not fit into memory
 
 

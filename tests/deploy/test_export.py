@@ -120,12 +120,13 @@ def test_nms_inside(format: str, real: tuple[str, str], tmp_path: Path, shared: 
         np.testing.assert_allclose(own.rows(), its.rows(), rtol=1e-4, atol=1e-2)
 
 
-@pytest.mark.parametrize("dynamic", [True, False])
-def test_nms_inside_sees_the_images_of_a_batch_apart(saved: Path, tmp_path: Path, dynamic: bool) -> None:
-    options = ExportOptions(str(saved / "small.pt"), nms=True, dynamic=dynamic, conf=0.05, output=str(tmp_path))
+@pytest.mark.parametrize(("dynamic", "vote"), [(True, True), (True, False), (False, True)])
+def test_nms_inside_sees_the_images_of_a_batch_apart(saved: Path, tmp_path: Path, dynamic: bool, vote: bool) -> None:
+    weights = str(saved / "small.pt")
+    options = ExportOptions(weights, nms=True, dynamic=dynamic, conf=0.05, vote=vote, output=str(tmp_path))
     (done,) = export(options)
     images = pictures(3, 96, 96)
-    expected = detections(by_torch(load_model(weights=saved / "small.pt"), images), 0.05, 0.45)
+    expected = detections(by_torch(load_model(weights=saved / "small.pt"), images), 0.05, 0.45, vote=vote)
     found = detections(open_exported(done.path).infer(images), 0.05, 1.0)
     assert sum(map(len, expected)) > 0
     for own, its in zip(found, expected, strict=True):
@@ -313,7 +314,8 @@ def test_ap_of_a_file_with_nms_inside_is_said_to_be_lower(saved: Path, tmp_path:
     (done,) = export(ExportOptions(str(saved / "yolov3-tiny.pt"), img_size=96, nms=True, output=str(tmp_path)))
     said = run("test.py", "--weights", done.path, "--data", "s.data", folder=tmp_path)
     assert said.returncode == 0, said.stderr
-    assert "has NMS inside and no boxes below 0.25" in said.stderr
+    assert "has NMS inside, exported with --conf 0.25 --iou 0.45 --vote on: a lower --conf" in said.stderr
+    assert "AP is lower than without --nms" in said.stderr
 
 
 def test_exported_networks_run_without_torch(real: tuple[str, str], tmp_path: Path, shared: Path) -> None:

@@ -75,7 +75,7 @@ def relative_difference(own: np.ndarray, its: np.ndarray) -> float:
 def _compare(ours: np.ndarray, theirs: np.ndarray, other: Runtime) -> tuple[float, float]:
     if other.info.nms is not None:
         confidence, iou = other.info.nms
-        (own,) = detections(ours, confidence, iou)
+        (own,) = detections(ours, confidence, iou, vote=other.info.vote)
         (its,) = detections(theirs, confidence, 1.0)
         return _compare_detections(own, its, confidence)
     own, its = (rows[..., 4:5] * rows[..., 5:] for rows in (ours, theirs))

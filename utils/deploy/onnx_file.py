@@ -15,6 +15,47 @@ from utils.errors import InputError
 from utils.runtimes.runtime import METADATA, need
 
 LARGEST_CLASS_COUNT = 300  # boxes of a class that NMS keeps
+VOTING = """
+          candidate = Greater(by_class, least)
+          found_at = NonZero(candidate)
+          voters = Transpose <perm = [1, 0]> (found_at)
+          voter_image = Slice(voters, first, one, one)
+          voter_place = Slice(voters, two, three, one)
+          voter_at = Concat <axis = 1> (voter_image, voter_place)
+          voter_box = GatherND(boxes, voter_at)
+          voter_score = GatherND(by_class, voters)
+          kept_rows = Unsqueeze(kept, one)
+          agree = Equal(kept_rows, voters)
+          agreeing = Cast <to = 1> (agree)
+          itself = ReduceMin <keepdims = 0> (agreeing, two)
+          image_and_class = Slice(agreeing, first, two, two)
+          comparable = ReduceMin <keepdims = 0> (image_and_class, two)
+          kept_box = Unsqueeze(suppressed, one)
+          kept_low = Slice(kept_box, first, two, two)
+          kept_high = Slice(kept_box, two, four, two)
+          voter_low = Slice(voter_box, first, two, one)
+          voter_high = Slice(voter_box, two, four, one)
+          kept_sides = Sub(kept_high, kept_low)
+          kept_area = ReduceProd <keepdims = 0> (kept_sides, two)
+          voter_sides = Sub(voter_high, voter_low)
+          voter_area = ReduceProd <keepdims = 0> (voter_sides, one)
+          shared_low = Max(kept_low, voter_low)
+          shared_high = Min(kept_high, voter_high)
+          difference = Sub(shared_high, shared_low)
+          shared_sides = Relu(difference)
+          shared = ReduceProd <keepdims = 0> (shared_sides, two)
+          areas = Add(kept_area, voter_area)
+          union = Sub(areas, shared)
+          limit = Mul(union, iou)
+          overlaps = Greater(shared, limit)
+          overlapping = Cast <to = 1> (overlaps)
+          others = Mul(overlapping, comparable)
+          votes = Max(others, itself)
+          weights = Mul(votes, voter_score)
+          total = ReduceSum <keepdims = 1> (weights, one)
+          sums = MatMul(weights, voter_box)
+          found = Div(sums, total)
+"""
 DECODING = "decode/"  # what the nodes behind the heads are called, then their kind and number
 _SCOPE = re.compile(r"network\.blocks\.(\d+)")
 _LAYER = re.compile(r"layer_(\d+)/")
@@ -47,7 +88,7 @@ def finish(model: Any, job: Job) -> Any:
     """The same model with what the job's info asks for: NMS (see `with_nms`), metadata; checked."""
     onnx = need("onnx", "--format onnx")
     if job.info.nms is not None:
-        with_nms(model, *job.info.nms)
+        with_nms(model, *job.info.nms, job.info.vote)
     for key, value in ((METADATA, job.info.to_json()), ("names", str(dict(enumerate(job.info.names))))):
         entry = model.metadata_props.add()
         entry.key, entry.value = key, value
@@ -113,10 +154,11 @@ def layer_of(node_name: str) -> int | None:
     return None if found is None else int(found[1])
 
 
-def with_nms(model: Any, confidence: float, iou: float) -> None:
+def with_nms(model: Any, confidence: float, iou: float, vote: bool) -> None:
     """Put NMS behind the predictions, in place: `detections` (K, 7), best first, instead of them.
 
     Rows are image, x1, y1, x2, y2 in pixels of the input, score, class; each box has its best class, as in detect.py.
+    With `vote`, box voting follows.
     """
     onnx = need("onnx", "--nms")
     parse = onnx.parser.parse_graph
@@ -125,7 +167,7 @@ def with_nms(model: Any, confidence: float, iou: float) -> None:
         nms (float[B, N, D] predictions) => (float[K, 7] detections)
         <int64[1] first = {{0}}, int64[1] two = {{2}}, int64[1] four = {{4}}, int64[1] five = {{5}},
          int64[1] one = {{1}}, int64[1] three = {{3}}, int64[1] last = {{9223372036854775807}},
-         int64 most = {{{LARGEST_CLASS_COUNT}}},
+         int64 most = {{{LARGEST_CLASS_COUNT}}}, int64 begin = {{0}}, int64 step = {{1}}, int64 axis = {{2}},
          float iou = {{{iou}}}, float least = {{{confidence}}}, float half = {{0.5}}, float zero = {{0}}>
         {{
           centres = Slice(predictions, first, two, two)
@@ -137,8 +179,11 @@ def with_nms(model: Any, confidence: float, iou: float) -> None:
           high = Add(centres, halves)
           boxes = Concat <axis = 2> (low, high)
           scores = Mul(objectness, classes)
-          best = ReduceMax <keepdims = 1> (scores, two)
-          is_best = Equal(scores, best)
+          best = ArgMax <axis = 2> (scores)
+          dims = Shape(scores)
+          width = Gather(dims, axis)
+          numbers = Range(begin, width, step)
+          is_best = Equal(best, numbers)
           only_best = Where(is_best, scores, zero)
           by_class = Transpose <perm = [0, 2, 1]> (only_best)
           kept = NonMaxSuppression(boxes, by_class, most, iou, least)
@@ -146,8 +191,9 @@ def with_nms(model: Any, confidence: float, iou: float) -> None:
           label = Slice(kept, one, two, one)
           place = Slice(kept, two, three, one)
           box_at = Concat <axis = 1> (image, place)
-          found = GatherND(boxes, box_at)
+          {"suppressed" if vote else "found"} = GatherND(boxes, box_at)
           score = GatherND(by_class, kept)
+          {VOTING if vote else ""}
           score_column = Unsqueeze(score, one)
           image_column = Cast <to = 1> (image)
           label_column = Cast <to = 1> (label)

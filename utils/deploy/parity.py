@@ -118,9 +118,10 @@ def compare_boxes(
 
     Boxes whose score is within `score` of the threshold may be missing.
     """
+    vote = a.info.vote or b.info.vote  # where one of them does so inside
     totals, missing = [0, 0], 0
     for image in images:
-        rows = [detections(each.infer(image[None]), *thresholds)[0] for each in (a, b)]
+        rows = [detections(each.infer(image[None]), *thresholds, vote=vote)[0] for each in (a, b)]
         for place, (own, its) in enumerate((rows, rows[::-1])):
             totals[place] += len(own)
             sure = own[own[:, 4] > thresholds[0] + score]

@@ -35,11 +35,12 @@ class EvaluationSettings:
     per_class: int | None = None  # candidates of each class that enter NMS, the best; None: all
     rect: int | None = None  # letterbox into the smallest multiple of this (the network's stride) within `size`
     channels: int = 3  # of the network's input: 3 for RGB, 1 for grey
+    vote: bool = True  # box voting after NMS
 
     def detections(self, predictions: Tensor) -> list[Tensor]:
         """`torch_postprocess.detections` with these limits, every (box, class) pair counted."""
         limits = self.confidence, self.iou, True, self.max_detections, self.agnostic
-        return detections(predictions, *limits, per_class=self.per_class)
+        return detections(predictions, *limits, per_class=self.per_class, vote=self.vote)
 
 
 def evaluation_loader(samples: Sequence[Sample], settings: EvaluationSettings) -> DataLoader[EvaluationBatch | None]:

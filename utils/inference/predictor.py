@@ -29,6 +29,7 @@ class Predictor:
     classes: Sequence[int] | None = None  # only these
     tile: tuple[int, int] | None = None  # (width, height): also look at parts of this size, in pixels of the picture
     overlap: float = 0.2  # of neighbouring tiles, a share of their size
+    vote: bool = True  # box voting after NMS
 
     def __call__(self, frames: Sequence[Frame]) -> list[Result]:
         """Detect in a batch of pictures."""
@@ -44,7 +45,7 @@ class Predictor:
 
     def _run(self, images: Sequence[np.ndarray]) -> tuple[list[np.ndarray], dict[str, float]]:
         """Pictures (H, W, 3) -> (N, 6) rows in their own pixels, and what each stage took for one of them."""
-        limits = self.confidence, self.iou, self.max_detections, self.agnostic, self.classes
+        limits = self.confidence, self.iou, self.max_detections, self.agnostic, self.classes, self.vote
         start = time.perf_counter()
         placed = [(stretch if self.stretched else letterbox)(image, *self.size) for image in images]
         pictures = np.stack([to_channels(picture, self.runtime.info.channels) for picture, _ in placed])  # (B, H, W, C)

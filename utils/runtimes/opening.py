@@ -5,8 +5,9 @@ from pathlib import Path
 
 from utils.errors import InputError
 from utils.files import PROJECT, user_path
+from utils.log import warn
 from utils.options import check_at_least
-from utils.runtimes.runtime import Runtime, Task
+from utils.runtimes.runtime import NetworkInfo, Runtime, Task
 
 KINDS = ".onnx, .torchscript, x_openvino/, x_ncnn/ or x_darknet.cfg"
 
@@ -38,6 +39,17 @@ def open_for_command(
         kinds = {"detect": "a detector, for detect.py and test.py", "classify": "a classifier, for classify.py"}
         raise InputError(f"{path}: expected a network to {task} with; this is {kinds[runtime.info.task]}")
     return runtime
+
+
+def warn_of_nms(path: Path, info: NetworkInfo, confidence: float, iou: float, vote: bool) -> None:
+    """Warn where a command asks for what the NMS inside an exported file has left out or moved."""
+    if info.nms is None or (confidence >= info.nms[0] and iou <= info.nms[1] and vote == info.vote):
+        return
+    least, most = info.nms
+    warn(
+        f"warning: {path} has NMS inside, exported with --conf {least:g} --iou {most:g} --vote "
+        f"{'on' if info.vote else 'off'}: a lower --conf, a higher --iou and another --vote change nothing"
+    )
 
 
 def open_exported(path: Path, threads: int | None = None, precision: str | None = None) -> Runtime:

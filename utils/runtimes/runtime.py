@@ -39,6 +39,8 @@ class NetworkInfo:
     """What it does. A classifier gives probabilities (B, C), and has neither anchors nor NMS."""
     nms: tuple[float, float] | None = None
     """Score and IoU thresholds of the NMS inside; None: there is none."""
+    vote: bool = False
+    """Whether box voting follows the NMS inside."""
     channels: int = 3
     """Of the input: 3 for RGB, 1 for grey."""
 
@@ -77,6 +79,7 @@ class NetworkInfo:
                 bool(known["dynamic"]),
                 known.get("task", "detect"),
                 None if known["nms"] is None else (float(known["nms"][0]), float(known["nms"][1])),
+                bool(known.get("vote", False)),
                 int(known.get("channels", 3)),
             )
             assert min(width, height, info.stride) > 0 and info.names and info.channels in {1, 3}

@@ -90,6 +90,7 @@ class Network(BaseModel):
     colours: list[str] = Field(description="In which the classes are drawn, #rrggbb.")
     conf: float = Field(description="Least score of a box, where a request names none.")
     iou: float = Field(description="IoU of NMS, where a request names none.")
+    vote: bool = Field(description="Whether box voting follows NMS.")
     nms: tuple[float, float] | None = Field(
         description="Thresholds of an NMS inside the file, which leaves nothing under them."
     )
@@ -200,6 +201,7 @@ def make_app(
             colours=["#{:02x}{:02x}{:02x}".format(*class_colour(index)) for index in range(len(predictor.names))],
             conf=predictor.confidence,
             iou=predictor.iou,
+            vote=predictor.vote,
             nms=runtime.info.nms,
             samples=len(samples),
             megabytes=limits.megabytes,

@@ -10,6 +10,7 @@ from utils.data.cache import CacheMode
 from utils.errors import InputError
 from utils.files import find_file
 from utils.old_options import MAX_PERSPECTIVE, current_options
+from utils.options import OnOff
 from utils.pruning.sparsity import SparsityOptions
 from utils.training.checkpoint import resumed_options, value_of
 from utils.training.distill import DistillOptions
@@ -74,6 +75,8 @@ class TrainOptions(EngineOptions, TeacherOptions, StartOptions):
     """Train in batches of images of one shape, with as little grey as possible; mosaic is off."""
     single_cls: bool = False
     """Take all classes as one."""
+    vote: OnOff = True
+    """Validate with box voting: each box that NMS keeps becomes the mean of those that overlap it (off: NMS alone)."""
     cache: CacheMode = "auto"
     """Keep decoded pictures: ram, disk (a file beside the data) or off; auto: ram where they are small beside it."""
     box_gain: float = 0.05
