@@ -204,8 +204,9 @@ with join_ranks("cpu") as (ranks, device):
     network = ranks.wrap(both, torch.device("cpu"))
     loss, parts = DistillLoss(detection, DistillOptions(features=1.0))(network(images[mine]), targets, (64, 64))
     loss.backward()
+    parts = ranks.mean(parts)
     if ranks.first:
-        torch.save(dict(parts=ranks.mean(parts), gradients=[p.grad for p in both.parameters()]), {output!r})
+        torch.save(dict(parts=parts, gradients=[p.grad for p in both.parameters()]), {output!r})
 """
 
 
