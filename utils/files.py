@@ -39,6 +39,8 @@ def find_file(name: str | Path, folder: str, error: type[InputError] = InputErro
 
 def read_text(path: Path, error: type[InputError] = InputError) -> str:
     """The text of a file in UTF-8, its byte order mark aside. Raises `error`, with the line, for other encodings."""
+    if path.exists() and not path.is_file():
+        raise error(f"{path}: expected a file")
     try:
         return path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as problem:

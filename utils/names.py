@@ -4,6 +4,7 @@ import difflib
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from unicodedata import category
 
 from utils.errors import DataError, InputError
 from utils.files import PROJECT, find_file, read_text
@@ -19,15 +20,17 @@ def read_names(path: str | Path) -> tuple[str, ...]:
     names = tuple(line.strip() for line in read_text(file, DataError).splitlines() if line.strip())
     if not names:
         raise DataError(f"{file}: expected class names, one a line, got none")
-    check_distinct(names, str(file))
+    check_names(names, str(file))
     return names
 
 
-def check_distinct(names: Sequence[str], where: str) -> None:
-    """Raise DataError when two classes have the same name: results are told by name."""
+def check_names(names: Sequence[str], where: str) -> None:
+    """Raise DataError when two classes have the same name, or one has characters that control a terminal."""
     for name, number in Counter(names).items():
         if number > 1:
             raise DataError(f"{where}: expected distinct class names, got {name!r} {number} times")
+        if any(category(letter) == "Cc" and letter != "\t" for letter in name):
+            raise DataError(f"{where}: expected class names without control characters, got {name!r}")
 
 
 def warn_of_other_names(own: Sequence[str], expected: Sequence[str], where: str) -> None:

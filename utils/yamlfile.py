@@ -48,6 +48,8 @@ def read_yaml(
             content = None if root is None else loader.construct_document(root)
         finally:
             loader.dispose()
+    except RecursionError:
+        raise error(f"{path}: not valid YAML: nested too deeply") from None
     except yaml.MarkedYAMLError as problem:
         line = f":{problem.problem_mark.line + 1}" if problem.problem_mark else ""
         raise error(f"{path}{line}: not valid YAML: {problem.problem}") from None

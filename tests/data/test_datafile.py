@@ -28,6 +28,16 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "set"
 
 
+BOMB = (
+    "a: &a [x, x, x, x, x, x, x, x, x]\n"
+    + "".join(
+        f"{new}: &{new} [{', '.join([f'*{old}'] * 9)}]\n" for old, new in zip("abcdefgh", "bcdefghi", strict=True)
+    )
+    + "{}: [*i, *i]\n"
+)
+"""A list of lists of lists ... that would be written out as a hundred million letters."""
+
+
 def write(folder: Path, text: str, name: str = "set.data") -> Path:
     (folder / name).write_text(text)
     return folder / name
@@ -109,8 +119,13 @@ def test_an_entry_that_is_missing_stays_listed(folder: Path) -> None:
             r"set\.data:1: classes: expected the number of names, 2, got 3",
         ),
         ("train=train.txt", r"set\.data: classes: missing"),
-        ("classes=many\ntrain=train.txt", r":1: classes: expected a positive integer, got many"),
-        ("classes=0\ntrain=train.txt", r":1: classes: expected a positive integer, got 0"),
+        ("classes=many\ntrain=train.txt", r":1: classes: expected 1 to 99999, got 'many'"),
+        ("classes=0\ntrain=train.txt", r":1: classes: expected 1 to 99999, got '0'"),
+        ("classes=300000000\ntrain=train.txt", r":1: classes: expected 1 to 99999, got '300000000'"),
+        ("classes=" + "9" * 5000 + "\ntrain=train.txt", r":1: classes: expected 1 to 99999, got '99999"),
+        ("classes=2\nvalid=/dev/zero", r"/dev/zero: expected a file"),
+        ("names=/dev/zero\ntrain=train.txt", r"/dev/zero: no such file"),
+        ("names=escape.names\ntrain=train.txt", r"expected class names without control characters, got 'a\\x1b"),
         ("classes=2", r"set\.data: expected train or valid"),
         ("classes=2\nvaild=train.txt", r":2: unknown key 'vaild'; known are classes, train"),
         ("classes=2\ntrain", r":2: expected key=value, got 'train'"),
@@ -130,6 +145,7 @@ def test_darknet_mistakes(folder: Path, text: str, message: str) -> None:
     (folder / "empty").mkdir()
     (folder / "empty.txt").touch()
     (folder / "bad.txt").write_text("nothing.jpg\n")
+    (folder / "escape.names").write_text("a\x1b[31m\n")
     (folder / "binary.txt").write_bytes(b"\xff\xd8\xff\xe0")
     with pytest.raises(DataError, match=message) as caught:
         load_data(write(folder, text))
@@ -141,11 +157,11 @@ def test_darknet_mistakes(folder: Path, text: str, message: str) -> None:
     [
         ("names: [a, b]\nnc: 3\ntrain: train.txt", r"set\.yaml: nc: expected the number of names, 2, got 3"),
         ("train: train.txt", r"set\.yaml: nc: missing"),
-        ("nc: -1\ntrain: train.txt", r"nc: expected a positive integer, got -1"),
+        ("nc: -1\ntrain: train.txt", r"nc: expected 1 to 99999, got '-1'"),
         ("names: [a]", r"expected train or valid"),
         ("names: [a]\nvaild: train.txt\ntrain: train.txt", r"unknown key 'vaild'; did you mean 'valid'\?"),
-        ("names: {0: a, 2: b}\ntrain: train.txt", r"names: expected the keys 0..1, got 0, 2"),
-        ("names: {1: a, 01: b}\ntrain: train.txt", r"names: expected the keys 0..1, got 1, 01"),
+        ("names: {0: a, 2: b}\ntrain: train.txt", r"names: expected the keys 0..1, got \['0', '2'\]"),
+        ("names: {1: a, 01: b}\ntrain: train.txt", r"names: expected the keys 0..1, got \['1', '01'\]"),
         ("names: [NO, NO]\ntrain: train.txt", r"names: expected distinct class names, got 'NO' 2 times"),
         ("names: [a, '']\ntrain: train.txt", r"names: expected a name for class 1, got ''"),
         ("names: [a, ]\nnc: 2\ntrain: train.txt", r"nc: expected the number of names, 1, got 2"),
@@ -156,13 +172,20 @@ def test_darknet_mistakes(folder: Path, text: str, message: str) -> None:
         ("names: [a\ntrain: train.txt", r"set\.yaml:\d: not valid YAML"),
         ("just text", r"expected keys such as train"),
         ("names: {0: a, 0: b}", r"set\.yaml:1: not valid YAML: 0 is given twice"),
+        ("names: [" + "[" * 1000, r"set\.yaml: not valid YAML: nested too deeply"),
+        ('names: ["a\\nb"]\ntrain: train.txt', r"names: expected class names without control characters, got 'a\\nb'"),
+        (BOMB.format("names"), r"names: expected a name for class 0, got \[\["),
+        (BOMB.format("nc"), r"nc: expected one value, got \[\["),
+        (BOMB.format("path"), r"path: expected one value, got \[\["),
+        (BOMB.format("nc: 1\ntrain"), r"train: expected a path or a list of paths, got \[\["),
+        ("names: {" + "9" * 900 + ": a}\ntrain: train.txt", r"names: expected the keys 0..0, got \['9999"),
         ("names: !!python/object/apply:os.getcwd []", r"not valid YAML"),
     ],
 )
 def test_yaml_mistakes(folder: Path, text: str, message: str) -> None:
     with pytest.raises(DataError, match=message) as caught:
         load_data(write(folder, text, "set.yaml"))
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
 
 
 def test_missing_file() -> None:

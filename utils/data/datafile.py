@@ -4,6 +4,7 @@ The two formats meet in `DataSpec`; nothing after this file knows which one it w
 """
 
 import difflib
+import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +14,14 @@ from utils.data import shapes
 from utils.data.folders import find_files, find_listed, read_list, warn_of_moved
 from utils.errors import DataError
 from utils.files import find_file, make_writable, read_text, user_path
-from utils.names import check_distinct, read_names
+from utils.names import check_names, read_names
 from utils.yamlfile import read_yaml
 
 USED_KEYS = ("classes", "train", "valid", "test", "names", "annotations", "generator")
 DARKNET_KEYS = ("backup", "difficult", "eval", "labels", "map", "results", "top", "tree")  # known, without effect here
+MAX_CLASSES = 99_999
+SHORT = reprlib.Repr()
+SHORT.maxlevel = 2  # lists of lists of lists can be endless
 YAML_KEYS = ("path", "train", "val", "valid", "test", "names", "nc", "annotations")
 
 
@@ -137,7 +141,7 @@ def _load_yaml(path: Path, test: bool) -> DataSpec:
             return ()
         values = value if isinstance(value, list) else [value]
         if not all(isinstance(item, str) for item in values):
-            raise DataError(f"{path}: {key}: expected a path or a list of paths, got {value!r}")
+            raise DataError(f"{path}: {key}: expected a path or a list of paths, got {SHORT.repr(value)}")
         return _find_images(values, roots, f"{path}: {key}")
 
     count = None
@@ -157,6 +161,8 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         close = difflib.get_close_matches(str(key), YAML_KEYS, n=1, cutoff=0.75)
         if key not in YAML_KEYS and close:
             raise DataError(f"{path}: unknown key {key!r}; did you mean {close[0]!r}?")
+        if key in ("path", "nc", "annotations") and isinstance(options[key], list | dict):
+            raise DataError(f"{path}: {key}: expected one value, got {SHORT.repr(options[key])}")
     return options
 
 
@@ -164,16 +170,16 @@ def _yaml_names(names: Any, path: Path) -> list[str] | None:
     if names is None:
         return None
     if not isinstance(names, list | dict) or not names:
-        raise DataError(f"{path}: names: expected a list or a mapping from 0, 1 ... to a name, got {names!r}")
+        raise DataError(f"{path}: names: expected a list or a mapping from 0, 1 ... to a name, got {SHORT.repr(names)}")
     if isinstance(names, dict):
-        keys = {int(key): key for key in names if str(key).isdecimal()}
-        if len(keys) != len(names) or sorted(keys) != list(range(len(names))):
-            raise DataError(f"{path}: names: expected the keys 0..{len(names) - 1}, got {', '.join(map(str, names))}")
-        names = [names[keys[index]] for index in range(len(names))]
+        keys = list(map(str, range(len(names))))
+        if set(names) != set(keys):
+            raise DataError(f"{path}: names: expected the keys 0..{len(names) - 1}, got {SHORT.repr(list(names))}")
+        names = [names[key] for key in keys]
     for index, name in enumerate(names):
         if not isinstance(name, str) or not name.strip():
-            raise DataError(f"{path}: names: expected a name for class {index}, got {name!r}")
-    check_distinct(names, f"{path}: names")
+            raise DataError(f"{path}: names: expected a name for class {index}, got {SHORT.repr(name)}")
+    check_names(names, f"{path}: names")
     return names
 
 
@@ -181,8 +187,8 @@ def _yaml_names(names: Any, path: Path) -> list[str] | None:
 
 
 def _class_count(value: str, where: str) -> int:
-    if not value.isdecimal() or int(value) == 0:
-        raise DataError(f"{where}: expected a positive integer, got {value}")
+    if not value.isdecimal() or len(value) > len(str(MAX_CLASSES)) or not 0 < int(value) <= MAX_CLASSES:
+        raise DataError(f"{where}: expected 1 to {MAX_CLASSES}, got {SHORT.repr(value)}")
     return int(value)
 
 
