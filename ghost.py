@@ -37,7 +37,7 @@ from utils.network.ghosts import (
     expand_ghost,
     refuse_se,
 )
-from utils.network.registry import ACTIVATIONS, BN_MOMENTUM, Block, block
+from utils.network.registry import ACTIVATIONS, BN_MOMENTUM, Block, block, conv_units
 from utils.network.released import from_released
 from utils.network.weights import load_tensors
 
@@ -88,6 +88,11 @@ class GhostModule(nn.Module):
         ghosts = self.cheap_operation(primary)
         maps = torch.cat((primary, ghosts), dim=1)[:, : self.out_channels]
         return maps * self.attention(x, maps.shape[2:]) if hasattr(self, "attention") else maps
+
+    def output_bias(self) -> list[Tensor]:
+        """See `Block.output_bias`: of the primary maps, then of their ghosts."""
+        primary, cheap = (next(conv_units(part)).bias for part in (self.primary_conv, self.cheap_operation))
+        return [primary, cheap[: self.out_channels - len(primary)]]
 
     def label(self, book: ChannelBook, inputs: Labels) -> Labels:
         """Fresh labels for the primary maps, and the same again for their ghosts."""
@@ -371,6 +376,10 @@ class GhostBlock(Block):
         """Primary maps, then ghosts."""
         return self.ghost(inputs[0])
 
+    def output_bias(self) -> list[Tensor]:
+        """Those of the ghost module."""
+        return self.ghost.output_bias()
+
     def label(self, book: ChannelBook, *inputs: Labels) -> Labels:
         """Those of the ghost module."""
         outputs = self.ghost.label(book, inputs[0])
@@ -407,6 +416,10 @@ class GhostBottleneckBlock(Block):
     def forward(self, *inputs: Tensor) -> Tensor:
         """Expanded, narrowed, and added to the input."""
         return self.bottleneck(inputs[0])
+
+    def output_bias(self) -> list[Tensor]:
+        """Those of the narrowing ghost module, to whose maps the input is added."""
+        return self.bottleneck.conv[-1].output_bias()  # type: ignore[operator]
 
     def label(self, book: ChannelBook, *inputs: Labels) -> Labels:
         """Those of the bottleneck; a projection stays, even where the shape no longer changes."""

@@ -124,22 +124,25 @@ def _head_stride(stride: Stride) -> float | tuple[float, ...]:
 
 
 def init_head_priors(model: Darknet) -> None:
-    """Start the heads at plausible rates: about 8 objects in a 640x640 image, each class equally likely.
+    """Start the heads at plausible rates: for each anchor about 8 objects in a 640x640 image, all classes alike.
 
-    Without it the first steps only push thousands of empty cells down. Sigmoid outputs, so biases are logits.
+    Without it the first steps only push thousands of empty cells down. Biases are the logarithms of the rates, as in
+    the cfg-based PyTorch lineage: sigmoid(log p) = p / (1 + p), about p where that is small (.375 for one class).
+    A head behind a block without a bias, such as a route, starts as it is.
     """
-    for head, layer in zip(model.graph.heads(), model.yolo_layers, strict=True):
+    heads = zip(model.graph.heads(), model.yolo_layers, model.strides, strict=True)
+    for head, layer, stride in heads:
         source = head.sources[0]
-        units = list(model.blocks[source].units()) if source >= 0 else []  # type: ignore[operator]
-        if not units:
+        parts = model.blocks[source].output_bias() if source >= 0 else []  # type: ignore[operator]
+        if not parts:
             continue
-        bias = units[-1].conv.bias if units[-1].bn is None else units[-1].bn.bias
-        stride = model.strides[model.graph.heads().index(head)]
         cells = (640 / (max(stride) if isinstance(stride, tuple) else stride)) ** 2
         with torch.no_grad():
-            rates = bias.view(layer.num_anchors, -1)  # (A, 5+C)
+            rates = torch.cat(parts).view(layer.num_anchors, -1)  # (A, 5+C)
             rates[:, 4] = math.log(8 / cells)
             rates[:, 5:] = math.log(0.6 / layer.num_classes)
+            for part, values in zip(parts, rates.flatten().split([len(part) for part in parts]), strict=True):
+                part.copy_(values)
 
 
 def load_model(
@@ -255,6 +258,8 @@ class ModelOptions:
     """Input size in pixels, N or W,H (default: the cfg's)."""
     check: bool = False
     """Lint the cfg: every key as honoured, inert or unknown; exit code 2 when there are problems."""
+    strict: bool = False
+    """With --check: warnings, such as of a key that Darknet does not know, are problems."""
     weights: str | None = None
     """Weights to load, .weights or .pt; a bare name is found in weights/."""
     cutoff: int | None = None
@@ -274,11 +279,13 @@ class ModelOptions:
 def main(options: ModelOptions) -> None:
     """Check, measure, expand, convert, or print the table."""
     if options.check:
-        report = check_cfg(options.cfg, Darknet)
+        report = check_cfg(options.cfg, Darknet, options.strict)
         print(report)
         if report.problems:
             raise InputError(verdict(report, options.cfg))
         return
+    if options.strict:
+        raise InputError("--strict: expected --check with it")
     if options.cutoff is not None and options.weights is None:
         raise InputError("--cutoff: expected --weights with it")
     for flag in ("source", "output"):

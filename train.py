@@ -165,7 +165,7 @@ def starting_graph(options: TrainOptions) -> tuple[Graph, str]:
         file = find_file(options.weights, "weights", WeightsError)
         return parse_graph(read_checkpoint(file).cfg, f"the cfg inside {file}"), str(file)
     cfg = options.cfg or DEFAULT_CFG
-    return load_graph(cfg), cfg
+    return load_graph(cfg, strict=not options.lenient), cfg
 
 
 def sized(graph: Graph, size: tuple[int, int]) -> Graph:

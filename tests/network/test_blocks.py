@@ -21,12 +21,12 @@ KIND_NAMES = sorted({kind.name for kind in KINDS.values()})
 # values by key, so that a new kind with customary keys is tested without a line here
 VALUES = {
     "filters": "8", "size": "3", "pad": "1", "batch_normalize": "1", "activation": "leaky", "layers": "-1,-2",
-    "from": "-2", "anchors": "4,4,8,8", "classes": "3", "probability": ".3", "expansion": "12", "se": "4",
+    "from": "-2", "anchors": "4,4,8,8", "num": "2", "classes": "3", "probability": ".3", "expansion": "12", "se": "4",
     "squeezed": "4",
 }  # fmt: skip
 BEFORE = {"scale_channels": "[avgpool]\n", "yolo": "[convolutional]\nfilters=16\n"}
 AFTER = {"avgpool": "[scale_channels]\nfrom=-2\n"}  # back to a map, for the head
-HEAD = "[convolutional]\nfilters=16\n[yolo]\nanchors=4,4,8,8\nclasses=3\n"
+HEAD = "[convolutional]\nfilters=16\n[yolo]\nanchors=4,4,8,8\nnum=2\nclasses=3\n"
 
 
 KIND_NAMES += [f"{name} version=2" for name in KIND_NAMES if "version" in KINDS[name].options.__dataclass_fields__]
@@ -309,7 +309,7 @@ def test_contradictions_name_the_line() -> None:
         ("[scale_channels]\nfrom=0\n", "the previous layer: expected a single cell"),
         ("[convolutional]\nfilters=9\nshare_index=0\n", "share_index: expected a layer with weights"),
         (
-            "[convolutional]\nfilters=17\n[yolo]\nanchors=4,4,8,8\nclasses=3\n",
+            "[convolutional]\nfilters=17\n[yolo]\nanchors=4,4,8,8\nnum=2\nclasses=3\n",
             "expected 17|expected 16 channels, got 17",
         ),
     ):
@@ -322,7 +322,7 @@ def test_decode_by_darknets_formula(scale_x_y: float, new_coords: bool) -> None:
     """Darknet src/yolo_layer.c, value by value; N runs over anchor, row, column."""
     text = "[net]\nwidth=32\nheight=64\n[convolutional]\nfilters=16\nsize=8\nstride=8\nactivation=linear\n"
     text += "[yolo]\nmask=1,2\n"
-    text += f"anchors=1,1,10.5,13,16,30.25\nclasses=3\nscale_x_y={scale_x_y}\nnew_coords={int(new_coords)}\n"
+    text += f"anchors=1,1,10.5,13,16,30.25\nnum=3\nclasses=3\nscale_x_y={scale_x_y}\nnew_coords={int(new_coords)}\n"
     model = Darknet(parse_graph(text)).eval()
     randomise(model)
     images = torch.rand(2, 3, 64, 32)
@@ -345,7 +345,7 @@ def test_decode_by_darknets_formula(scale_x_y: float, new_coords: bool) -> None:
 
 
 def test_mask_is_optional() -> None:
-    model = network("[convolutional]\nfilters=24\n[yolo]\nanchors=4,4,8,8,9.5,9\nclasses=3\n")
+    model = network("[convolutional]\nfilters=24\n[yolo]\nanchors=4,4,8,8,9.5,9\nnum=3\nclasses=3\n")
     assert model.yolo_layers[0].anchors.tolist() == [[4, 4], [8, 8], [9.5, 9]]
 
 

@@ -11,7 +11,7 @@ from utils.network.expand import expand
 from utils.network.graph import IMAGE, fit_heads, load_graph, num_classes_of, parse_graph
 
 CFGS = sorted(path.name for path in (PROJECT / "cfg").glob("*.cfg"))
-ANCHORS = "anchors=4,4,8,8,9,9\n"
+ANCHORS = "anchors=4,4,8,8,9,9\nnum=3\n"
 TEXT = """[net]
 [convolutional]
 filters=4
@@ -147,6 +147,6 @@ def test_fit_heads_rewrites_classes_and_filters() -> None:
 
 
 def test_heads_that_cannot_be_fitted_say_so() -> None:
-    text = "[net]\n[convolutional]\nfilters=18\n[activation]\n[yolo]\nanchors=1,1,2,2,3,3\nclasses=1\n"
+    text = "[net]\n[convolutional]\nfilters=18\n[activation]\n[yolo]\nanchors=1,1,2,2,3,3\nnum=3\nclasses=1\n"
     with pytest.raises(CfgError, match=r"cfg:5: \[yolo\]: cannot be fitted to 2 classes"):
         fit_heads(parse_graph(text), 2)

@@ -95,5 +95,5 @@ def cfgs(draw: st.DrawFn, longest: int = 12) -> str:
         elif kind == "local":
             add("local_avgpool", channels, side, size=3, stride=1)
     add("convolutional", 16, maps[-1][1], filters=16, size=1, stride=1, pad=1, activation="linear")
-    lines.append("[yolo]\nanchors=4,4,8,8\nclasses=3\n")
+    lines.append("[yolo]\nanchors=4,4,8,8\nnum=2\nclasses=3\n")
     return "\n".join(lines)

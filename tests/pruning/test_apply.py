@@ -78,7 +78,7 @@ def test_constants_are_exact_where_nothing_is_padded() -> None:
         [maxpool]\nsize=3\nstride=1
         [route]\nlayers=-1,-3
         [convolutional]\nfilters=16\nsize=5\nactivation=linear
-        [yolo]\nanchors=4,4,8,8\nclasses=3"""
+        [yolo]\nanchors=4,4,8,8\nnum=2\nclasses=3"""
     model = Darknet(parse_graph(text)).eval()
     randomise(model)
     book, keep, compact = cut(model, 0.5)

@@ -92,6 +92,10 @@ class Convolutional(Block):
     def forward(self, *inputs: Tensor) -> Tensor:
         return self.unit(inputs[0])
 
+    def output_bias(self) -> list[Tensor]:
+        """Beta, or the bias."""
+        return [next(self.units()).bias]
+
     def share(self, other: Block) -> None:
         """Use the other convolution's weights, biases and batch normalisation (`share_index`); stride may differ."""
         if not isinstance(other, Convolutional):
@@ -146,6 +150,10 @@ class PerChannel(Block):
         if isinstance(self.module, nn.BatchNorm2d):
             book.norm(self.module, inputs[0])
         return inputs[0]
+
+    def output_bias(self) -> list[Tensor]:
+        """The batch normalisation's beta where that is what the block is."""
+        return [self.module.bias] if isinstance(self.module, nn.BatchNorm2d) else []
 
     def darknet_tensors(self) -> Iterator[Tensor]:
         """The batch normalisation's tensors where that is what the block is."""

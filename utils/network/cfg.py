@@ -12,10 +12,13 @@ import types
 import typing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 from utils.errors import CfgError
 from utils.files import find_file
+
+LARGEST_INT = 2**31 - 1  # whole numbers in Darknet have 32 bits
+SHOWN = 80  # characters of a value in a message
 
 DARKNET_ONLY = "Darknet's own training; train.py has options of its own"
 
@@ -99,6 +102,10 @@ class Options:
     )
     REFUSED: ClassVar[dict[str, str]] = {}  # keys that must keep Darknet's default (0) -> what they would do
 
+    def resolved(self, warnings: list[str]) -> Self:
+        """The options as Darknet takes them where one key depends on another; what is odd is added to `warnings`."""
+        return self
+
     def validate(self) -> None:
         """Raise CfgError (without file and line, which the caller adds) when the values contradict each other."""
 
@@ -143,7 +150,8 @@ def option(
     """A key of an options dataclass.
 
     `reference="source"` marks indices of layers whose output is read, `reference="weights"` of layers whose weights are
-    shared; both are relative (or absolute) in text and absolute in a Graph. `rare` keys are written only when set;
+    shared, `reference="inert"` of layers that only Darknet looks at; all are relative (or absolute) in text and
+    absolute in a Graph. `rare` keys are written only when set;
     `used_by` is what the linter says of a key that not every command honours.
     """
     metadata = {"minimum": minimum, "choices": choices, "reference": reference, "rare": rare, "used_by": used_by}
@@ -153,38 +161,73 @@ def option(
 O = TypeVar("O", bound=Options)
 
 
-def typed(section: Section, options_type: type[O]) -> tuple[O, tuple[tuple[str, str], ...]]:
-    """The section's honoured keys as `options_type`, and its inert keys as text, in file order.
+def typed(
+    section: Section, options_type: type[O], warnings: list[str], strict: bool = False
+) -> tuple[O, tuple[tuple[str, str], ...]]:
+    """The section's honoured keys as `options_type`, and all others as text, in file order.
 
-    As in Darknet, the first of a repeated key counts. Raises CfgError for an unknown or refused key or a bad value.
+    As in Darknet, the first of a repeated key counts, and a key that nobody knows does nothing. What is read otherwise
+    than one may expect is added to `warnings`, with file and line. Raises CfgError for a refused key or a bad value,
+    and if `strict` for an unknown key.
     """
     values: dict[str, Any] = {}
     kept: dict[str, str] = {}
+    first: dict[str, Entry] = {}
     for entry in section.entries:
-        honoured = read_entry(section, entry, options_type)
+        if first.setdefault(entry.key, entry) is not entry:
+            warnings += contradiction(section, first[entry.key], entry)
+            continue
+        if strict and not is_known(entry.key, options_type):
+            raise CfgError(
+                f"{section.path}:{entry.line}: {unknown_key(section.kind, entry.key, options_type)} "
+                f"(train.py --lenient ignores it, as Darknet does)"
+            )
+        honoured = read_entry(section, entry, options_type, warnings)
         if honoured is None:
-            kept.setdefault(entry.key, entry.value)
+            kept[entry.key] = entry.value
         else:
-            values.setdefault(*honoured)
-    options = options_type(**values)
+            values[honoured[0]] = honoured[1]
+    odd: list[str] = []
     try:
+        options = options_type(**values).resolved(odd)
         options.validate()
     except CfgError as error:
         raise CfgError(f"{section.where()}: [{section.kind}] {error}") from None
+    warnings += [f"{section.where()}: [{section.kind}] {each}" for each in odd]
     return options, tuple(kept.items())
 
 
-def read_entry(section: Section, entry: Entry, options_type: type[Options]) -> tuple[str, Any] | None:
-    """One line as (field name, value), or None for an inert key. Raises CfgError with file and line."""
+def contradiction(section: Section, first: Entry, again: Entry) -> list[str]:
+    """What to say of a repeated key: nothing where both values are the same."""
+    if again.value == first.value:
+        return []
+    return [
+        f"{section.path}:{again.line}: {again.key}={_shown(again.value)}: given before as {_shown(first.value)} in "
+        f"line {first.line}; Darknet and this project take the first, OpenCV the last"
+    ]
+
+
+def read_entry(
+    section: Section, entry: Entry, options_type: type[Options], warnings: list[str]
+) -> tuple[str, Any] | None:
+    """One line as (field name, value), or None for a key that is not honoured; see `typed`."""
     where = f"{section.path}:{entry.line}"
     field = keys_of(options_type).get(entry.key)
     if field is not None:
-        return field.name, _convert(entry, typing.get_type_hints(options_type)[field.name], field.metadata, where)
+        annotation = typing.get_type_hints(options_type)[field.name]
+        return field.name, _convert(entry, annotation, field.metadata, where, warnings)
     if entry.key in options_type.REFUSED and entry.value not in {"0", "0.0"}:
-        raise CfgError(f"{where}: {entry.key}={entry.value} is not supported: {options_type.REFUSED[entry.key]}")
-    if entry.key in options_type.INERT or entry.key in options_type.REFUSED:
-        return None
-    raise CfgError(f"{where}: {unknown_key(section.kind, entry.key, options_type)}")
+        raise CfgError(
+            f"{where}: {entry.key}={_shown(entry.value)} is not supported: {options_type.REFUSED[entry.key]}"
+        )
+    if not is_known(entry.key, options_type):
+        warnings.append(f"{where}: {unknown_key(section.kind, entry.key, options_type)}; ignored, as Darknet does")
+    return None
+
+
+def is_known(key: str, options_type: type[Options]) -> bool:
+    """Whether Darknet has such a key in such a section."""
+    return key in keys_of(options_type) or key in options_type.INERT or key in options_type.REFUSED
 
 
 def keys_of(options_type: type[Options]) -> dict[str, dataclasses.Field[Any]]:
@@ -200,20 +243,20 @@ def unknown_key(kind: str, key: str, options_type: type[Options]) -> str:
     return f"unknown key {key!r} in [{kind}], {hint}"
 
 
-def _convert(entry: Entry, annotation: Any, metadata: typing.Mapping[str, Any], where: str) -> Any:
-    """One value as its annotated type; range and choices checked."""
-    where = f"{where}: {entry.key}={entry.value}"
+def _convert(entry: Entry, annotation: Any, metadata: typing.Mapping[str, Any], where: str, warnings: list[str]) -> Any:
+    """One value as its annotated type; range and choices checked. Numbers are read as Darknet's atoi and atof do."""
+    where = f"{where}: {entry.key}={_shown(entry.value)}"
     if isinstance(annotation, types.UnionType):  # `int | None`: None is only the default
         annotation = next(arg for arg in annotation.__args__ if arg is not type(None))
     try:
         if typing.get_origin(annotation) is tuple:
-            parts = [part.strip() for part in entry.value.rstrip(",").split(",")]
-            value: Any = tuple(_number(part, typing.get_args(annotation)[0]) for part in parts)
+            kind, parts = typing.get_args(annotation)[0], entry.value.rstrip(",").split(",")
+            value: Any = tuple(_number(part, kind, where, warnings) for part in parts)
         elif annotation is bool:
-            value = {"0": False, "1": True}[entry.value]
+            value = _switch(_number(entry.value, int, where, warnings), where, warnings)
         else:
-            value = entry.value if annotation is str else _number(entry.value, annotation)
-    except (ValueError, KeyError):
+            value = entry.value if annotation is str else _number(entry.value, annotation, where, warnings)
+    except ValueError:
         raise CfgError(f"{where}: expected {_words(annotation)}") from None
     if metadata.get("choices") and value not in metadata["choices"]:
         raise CfgError(f"{where}: expected one of {', '.join(map(str, metadata['choices']))}")
@@ -222,12 +265,35 @@ def _convert(entry: Entry, annotation: Any, metadata: typing.Mapping[str, Any], 
     return value
 
 
-def _number(text: str, kind: type) -> Any:
-    """A finite number in plain ASCII digits; ValueError for what only Python would read as one (1_6, nan)."""
-    value = kind(text)
-    if not re.fullmatch(r"[-+.0-9eE]+", text) or not math.isfinite(value):
+def _number(text: str, kind: type, where: str, warnings: list[str]) -> Any:
+    """A number in plain ASCII digits, as Darknet reads it: blanks taken out, of a fraction the whole part where a whole
+    number is wanted; both are told. ValueError for what only Python would read as a number (1_6, nan), and for one that
+    Darknet cannot hold.
+    """
+    joined = "".join(text.split())
+    if not re.fullmatch(r"[-+.0-9eE]+", joined):
+        raise ValueError
+    if joined != text.strip():
+        warnings.append(f"{where}: {text.strip()!r} is read as {joined}, as Darknet does; is a comma missing?")
+    if kind is int and re.fullmatch(r"[-+]?\d+\.\d*", joined):
+        whole = joined.partition(".")[0]
+        warnings.append(f"{where}: read as {whole}, as Darknet does; expected a whole number")
+        joined = whole
+    value = kind(joined)
+    if not math.isfinite(value) if kind is float else abs(value) > LARGEST_INT:
         raise ValueError
     return value
+
+
+def _switch(value: int, where: str, warnings: list[str]) -> bool:
+    """Whether a number is not 0."""
+    if value not in {0, 1}:
+        warnings.append(f"{where}: read as 1, as Darknet does; expected 0 or 1")
+    return value != 0
+
+
+def _shown(value: str) -> str:
+    return value if len(value) <= SHOWN else f"{value[:SHOWN]}..."
 
 
 def _words(annotation: Any) -> str:

@@ -162,7 +162,7 @@ def parse_classifier(text: str, path: str) -> tuple[Variant, float, int]:
     sections = parse_cfg(text, path)
     if [section.kind for section in sections] != ["net", "ghostnet"]:
         raise CfgError(f"{path}: expected a classifier; this is a detector, for test.py and detect.py")
-    kind, net = typed(sections[1], GhostNetOptions)[0], typed(sections[0], NetOptions)[0]
+    kind, net = typed(sections[1], GhostNetOptions, [])[0], typed(sections[0], NetOptions, [])[0]
     if kind.width_mult > MOST_WIDTH or net.width > MAX_SIZE:
         raise CfgError(f"{path}: expected at most {MOST_WIDTH:g} times the width, and inputs of {MAX_SIZE} pixels")
     return cast(Variant, kind.variant), kind.width_mult, net.width

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.errors import CfgError
+from utils.log import is_first, warn
 from utils.network.cfg import NetOptions, Options, Section, format_section, parse_cfg, read_cfg, typed
 from utils.network.registry import KINDS, BlockKind
 
@@ -62,13 +63,18 @@ class Graph:
         return f"{self.path}:{node.line}: [{node.kind}]"
 
     def with_options(self, changes: Mapping[int, Mapping[str, Any]]) -> "Graph":
-        """A graph with some options of some nodes replaced: `{index: {"filters": 32}}`."""
-        nodes = [
-            dataclasses.replace(node, options=dataclasses.replace(node.options, **changes[node.index]))
-            if node.index in changes
-            else node
-            for node in self.nodes
-        ]
+        """A graph with some options of some nodes replaced: `{index: {"filters": 32}}`.
+
+        Raises CfgError, with file and line, for values that a cfg file may not have either.
+        """
+        nodes = list(self.nodes)
+        for index, change in changes.items():
+            node = nodes[index]
+            nodes[index] = dataclasses.replace(node, options=dataclasses.replace(node.options, **change))
+            try:
+                nodes[index].options.validate()
+            except CfgError as error:
+                raise CfgError(f"{self.where(node)} {error}") from None
         return dataclasses.replace(self, nodes=tuple(nodes))
 
     def to_cfg(self, comment: str = "", notes: Mapping[int, str] | None = None) -> str:
@@ -85,20 +91,28 @@ class Graph:
         return (lead + "\n" if lead else "") + "\n".join(parts)
 
 
-def load_graph(path: str | Path) -> Graph:
-    """Read a .cfg file (a bare name is also looked for in cfg/) into a Graph. Raises CfgError with file and line."""
-    return build_graph(read_cfg(path))
+def load_graph(path: str | Path, strict: bool = False) -> Graph:
+    """Read a .cfg file (a bare name is also looked for in cfg/) into a Graph; warns of what Darknet reads unexpectedly.
+
+    Raises CfgError with file and line, if `strict` also for keys that Darknet does not know.
+    """
+    warnings: list[str] = []
+    graph = build_graph(read_cfg(path), warnings, strict)
+    if is_first():
+        for each in warnings:
+            warn(f"warning: {each}")
+    return graph
 
 
 def parse_graph(text: str, path: str = "cfg") -> Graph:
     """Cfg text into a Graph; `path` is what errors call it."""
-    return build_graph(parse_cfg(text, path))
+    return build_graph(parse_cfg(text, path), [])
 
 
-def build_graph(sections: list[Section]) -> Graph:
-    """Sections, [net] first, into a Graph."""
-    net, net_inert = typed(sections[0], NetOptions)
-    nodes = tuple(build_node(index, section) for index, section in enumerate(sections[1:]))
+def build_graph(sections: list[Section], warnings: list[str], strict: bool = False) -> Graph:
+    """Sections, [net] first, into a Graph; `warnings` and `strict` as in `typed`."""
+    net, net_inert = typed(sections[0], NetOptions, warnings, strict)
+    nodes = tuple(build_node(index, section, warnings, strict) for index, section in enumerate(sections[1:]))
     if not nodes:
         raise CfgError(f"{sections[0].path}: expected sections after [net]")
     return Graph(net, nodes, net_inert, sections[0].path)
@@ -114,10 +128,10 @@ def kind_of(section: Section) -> BlockKind:
     return KINDS[section.kind]
 
 
-def build_node(index: int, section: Section) -> Node:
+def build_node(index: int, section: Section, warnings: list[str], strict: bool = False) -> Node:
     """One section at position `index` (the first after [net] is 0), its relative references made absolute."""
     kind = kind_of(section)
-    options, inert = typed(section, kind.options)
+    options, inert = typed(section, kind.options, warnings, strict)
 
     def absolute(field: dataclasses.Field[Any], value: int) -> int:
         target = index + value if value < 0 else value

@@ -97,7 +97,8 @@ class Shortcut(Block):
 
     Weighted (`weights_type`): each input times a scalar or a scalar per channel, normalised over the inputs:
     relu: max(w, .001) / (sum + 1e-4); softmax: exp(w - max) / (sum + 1e-4).
-    Source: darknet src/shortcut_layer.c, src/blas.c: shortcut_multilayer_cpu.
+    Source: darknet src/shortcut_layer.c, src/network.c: fuse_conv_batchnorm, and src/blas_kernels.cu
+    (src/blas.c: shortcut_multilayer_cpu has max(w, 0) instead).
     """
 
     def __init__(self, options: ShortcutOptions, in_channels: tuple[int, ...]) -> None:

@@ -33,6 +33,13 @@ class ConvUnit:
     conv: nn.Conv2d | nn.Linear
     bn: nn.BatchNorm2d | None
 
+    @property
+    def bias(self) -> Tensor:
+        """What is added to each output: the normalisation's beta, or the convolution's own bias."""
+        bias = self.conv.bias if self.bn is None else self.bn.bias
+        assert bias is not None
+        return bias
+
     def tensors(self) -> Iterator[Tensor]:
         """In Darknet's order: beta, gamma, mean, variance (or the bias), then the weights."""
         if self.bn is not None:
@@ -67,6 +74,12 @@ class Block(nn.Module):
         """The block's tensors in the order of Darknet's weight stream."""
         for unit in self.units():
             yield from unit.tensors()
+
+    def output_bias(self) -> list[Tensor]:
+        """What the last layer adds to the output's channels, in their order: views of parameters, `out_channels` values
+        in all; empty for a block that ends with none, such as a route.
+        """
+        return []
 
     def label(self, book: ChannelBook, *inputs: Labels) -> Labels:
         """The labels of the output's channels, from the inputs'; all channels stay, unless a block says more."""

@@ -1,7 +1,7 @@
 """The [yolo] head: a view of the convolution before it as anchors x (box, objectness, classes), and its decoding."""
 
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -12,52 +12,93 @@ from utils.network.channels import ChannelBook, Labels
 from utils.network.decode import cell_grid, decode_boxes, decode_scores
 from utils.network.registry import Block, Stride, block, expect_channels
 
+MOST_ANCHORS = 1000  # more than any head has: a number that got out of hand
+MISSING = 0.5  # pixels: what Darknet takes for a side of an anchor that the cfg does not give
+
 
 @dataclass(frozen=True)
 class YoloOptions(Options):
-    """[yolo] (darknet src/parser.c: parse_yolo). `mask` picks anchors (pixels of the network input); default: all."""
+    """[yolo] (darknet src/parser.c: parse_yolo). Of `num` anchors (pixels of the network input) `mask` picks those of
+    this head; default: all.
+    """
 
     INERT: ClassVar[dict[str, str]] = {
         **Options.INERT,
         **inert(
             """jitter resize ignore_thresh truth_thresh iou_thresh random max cls_normalizer iou_normalizer
             obj_normalizer delta_normalizer iou_loss iou_thresh_kind label_smooth_eps objectness_smooth max_delta
-            focal_loss counters_per_class map show_details embedding_layer track_history_size sim_thresh
+            focal_loss counters_per_class map show_details track_history_size sim_thresh
             dets_for_track dets_for_show track_ciou_norm""",
             DARKNET_ONLY,
         ),
         **inert("nms_kind beta_nms", "Darknet's own NMS; here --iou rules"),
     }
-    mask: tuple[int, ...] | None = option(None)
+    mask: tuple[int, ...] = option(())
     anchors: tuple[float, ...] = option(())
     classes: int = option(20, minimum=1)
-    num: int | None = option(None, minimum=1)
+    num: int = option(1, minimum=1)
+    embedding_layer: int | None = option(None, reference="inert", rare=True, used_by=f"inert: {DARKNET_ONLY}")
     scale_x_y: float = option(1.0, rare=True)
     new_coords: bool = option(False, rare=True)
 
     @property
     def head_anchors(self) -> list[tuple[float, float]]:
         """(width, height) in pixels of the anchors that this head uses."""
-        pairs = list(zip(self.anchors[::2], self.anchors[1::2], strict=True))
-        return pairs if self.mask is None else [pairs[index] for index in self.mask]
+        pairs = self._pairs()
+        return [pairs[index] for index in self.mask]
+
+    def _pairs(self) -> list[tuple[float, float]]:
+        return list(zip(self.anchors[::2], self.anchors[1::2], strict=True))
 
     @property
     def in_channels(self) -> int:
         """(5 + classes) for each anchor used: what `filters` of the convolution before the head must be."""
-        return (5 + self.classes) * (len(self.mask) if self.mask is not None else len(self.anchors) // 2)
+        return (5 + self.classes) * len(self.mask)
+
+    def resolved(self, warnings: list[str]) -> Self:
+        """With `mask`, and with as many anchors as `num` says: the first ones, or .5 for those that are not given.
+
+        Darknet holds `num` anchors, 1 by default, each .5 until it is read.
+        """
+        if self.num > MOST_ANCHORS:
+            raise CfgError(f"num={self.num}: expected at most {MOST_ANCHORS} anchors")
+        anchors, default = list(self.anchors), " (its default)" if self.num == 1 else ""
+        if not anchors:
+            return self
+        if 0 in anchors:
+            warnings.append("anchors: a side of 0, so that its boxes have no area, as in Darknet")
+        if len(anchors) % 2:
+            warnings.append(
+                f"anchors: {len(anchors)} numbers are no pairs; the last height is {MISSING}, as in Darknet"
+            )
+            anchors.append(MISSING)
+        pairs, mask = len(anchors) // 2, self.mask or tuple(range(self.num))
+        count = min(pairs, self.num)
+        if self.num < pairs and max(mask) >= self.num:
+            warnings.append(
+                f"mask={max(mask)}: expected less than num={self.num}{default}, beyond which Darknet reads what is "
+                f"there by chance; all {pairs} anchors are taken"
+            )
+            count = pairs
+        elif self.num < pairs:
+            warnings.append(f"num={self.num}{default}: the first of {pairs} anchors are taken, as in Darknet")
+        elif self.num > pairs:
+            warnings.append(
+                f"num={self.num}: expected as many anchors, got {pairs}; others are {MISSING}, as in Darknet"
+            )
+            count = max(pairs, min(self.num, max(mask) + 1))
+        anchors = (anchors + [MISSING] * 2 * count)[: 2 * count]
+        return replace(self, mask=mask, anchors=tuple(anchors), num=count)
 
     def validate(self) -> None:
-        """Anchors come in pairs, `num` of them, and `mask` names existing ones."""
-        if not self.anchors or len(self.anchors) % 2:
-            raise CfgError(f"anchors: expected pairs of width,height, got {len(self.anchors)} numbers")
-        pairs = len(self.anchors) // 2
-        if self.num is not None and self.num != pairs:
-            raise CfgError(f"num={self.num}: expected the number of anchors, {pairs}")
-        if min(self.anchors) <= 0:
+        """Anchors come in pairs, and `mask` names existing ones."""
+        if not self.anchors:
+            raise CfgError("expected the key anchors")
+        if min(self.anchors) < 0:
             raise CfgError(f"anchors: expected positive sizes, got {min(self.anchors):g}")
-        for index in self.mask or ():
-            if not 0 <= index < pairs:
-                raise CfgError(f"mask={index}: expected an anchor from 0 to {pairs - 1}")
+        for index in self.mask:
+            if not 0 <= index < self.num:
+                raise CfgError(f"mask={index}: expected an anchor from 0 to {self.num - 1}")
 
 
 class YOLOLayer(Block):

@@ -73,6 +73,8 @@ class TrainOptions(EngineOptions, TeacherOptions, StartOptions):
     """Train each batch at 0.5 to 1.5 times the input size."""
     rect: bool = False
     """Train in batches of images of one shape, with as little grey as possible; mosaic is off."""
+    lenient: bool = False
+    """Ignore keys of --cfg that Darknet does not know, as Darknet does; they are an error otherwise."""
     single_cls: bool = False
     """Take all classes as one."""
     vote: OnOff = True
