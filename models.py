@@ -56,6 +56,10 @@ class Darknet(nn.Module):
                 strides[node.index] = block.out_stride(tuple(strides[source] for source in node.sources))
                 if isinstance(block, blocks.Convolutional) and node.options.share_index is not None:
                     block.share(self.blocks[node.options.share_index])
+                if isinstance(block, yolo.YOLOLayer) and block.new_coords and node.sources[0] >= 0:
+                    source = self.blocks[node.sources[0]]
+                    if isinstance(source, blocks.Convolutional):
+                        source.keep_probabilities()
             except CfgError as error:
                 raise CfgError(f"{graph.where(node)} {error}") from None
             self.blocks.append(block)

@@ -14,7 +14,7 @@ from utils.data.datafile import DataSpec, load_data
 from utils.data.dataset import TrainingSet
 from utils.data.labels import Sample, check_boxes, load_samples, report
 from utils.data.sampler import StepSampler, rect_sizes
-from utils.data.stats import sides_px
+from utils.data.stats import sides_px, small_boxes
 from utils.errors import CfgError, DataError, InputError, WeightsError
 from utils.evaluation.evaluate import EvaluationSettings
 from utils.evaluation.results import read_objects
@@ -101,6 +101,8 @@ def prepare(
         model, notes = Darknet(graph, checkpoint.names), []
         model.seen = checkpoint.seen
     model.check_size(*size)
+    if (small := small_boxes(samples[0], size, model.largest_stride)) is not None:
+        notes.append(small)
     channels = model.graph.net.channels
     frozen = [] if options.freeze is None else frozen_layers(model.graph, options.freeze)
     blocks = freeze(list(model.blocks), frozen)

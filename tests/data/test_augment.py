@@ -5,7 +5,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from utils.data.augment import Augmentation, Picture, colour, compose, cutmix, fit, flip, mixup
+from utils.data.augment import IGNORED, Augmentation, Picture, clip_boxes, colour, compose, cutmix, fit, flip, mixup
 
 WHITE = np.uint8(255)
 STILL = Augmentation(scale=0, translate=0)
@@ -65,6 +65,33 @@ def test_boxes_cut_off_are_clipped_or_dropped() -> None:
     boxes = np.array([[1, 90, 40, 100, 60], [2, 60, 40, 90, 60]], np.float32)
     _, left = compose([(np.zeros((100, 100, 3), np.uint8), boxes)], 50, 50, STILL, np.random.default_rng(0))
     np.testing.assert_allclose(left, [[2, 35, 15, 50, 35]], atol=0.5)
+
+
+@pytest.mark.parametrize(
+    ("box", "label"),
+    [
+        ((10, 10, 410, 16), 2),  # 400x6, whole
+        ((10, 10, 12, 410), 2),  # 2x400, whole
+        ((100, 10, 500, 16), 2),  # 400x6, of which 316x6 are left
+        ((10, 10, 11.9, 410), IGNORED),  # thinner than 2 pixels
+        ((10, 10, 11.9, 11.9), IGNORED),
+        ((380, 10, 580, 110), 2),  # cut to 36 of 200 pixels
+        ((-181, 10, 19, 110), IGNORED),  # cut to less than a tenth
+        ((-179, 10, 21, 110), 2),  # to a bit more than a tenth
+        ((-10, 10, 7, 411), IGNORED),  # cut to 7x401
+        ((-10, 10, 9, 411), 2),  # to 9x401: not thinner than 1 to 50
+        ((-200, 10, 0, 110), None),  # outside
+        ((416, 10, 480, 110), None),
+    ],
+)
+@pytest.mark.parametrize("known", [True, False])
+def test_what_is_learnt_ignored_and_dropped(box: tuple[float, ...], label: float | None, known: bool) -> None:
+    """In a window of 416x416; what was ignored before stays so."""
+    before = np.array([[2 if known else IGNORED, *box]], np.float32)
+    left = clip_boxes(before, 416, 416)
+    assert left[:, 0].tolist() == ([] if label is None else [label if known else IGNORED])
+    if label is not None:
+        np.testing.assert_allclose(left[0, 1:], np.clip(box, 0, 416))
 
 
 @pytest.mark.parametrize("seed", range(8))

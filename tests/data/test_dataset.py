@@ -9,9 +9,15 @@ import psutil
 import pytest
 import torch
 
-from utils.data.augment import Augmentation
+from utils.data.augment import IGNORED, Augmentation
 from utils.data.cache import Pictures
-from utils.data.dataset import EvaluationSet, TrainingSet, make_evaluation_loader, make_training_loader
+from utils.data.dataset import (
+    EvaluationSet,
+    TrainingSet,
+    collate_training,
+    make_evaluation_loader,
+    make_training_loader,
+)
 from utils.data.labels import Sample, pixel_boxes
 from utils.data.sampler import Key, StepSampler, rect_sizes
 from utils.errors import DataError
@@ -79,6 +85,37 @@ def test_chances_of_one_always_flip(tmp_path: Path, flips: dict[str, float]) -> 
     np.testing.assert_array_equal(got.numpy(), image[rows, columns, ::-1])  # RGB
     x, y = (0.75 if name in flips else 0.25 for name in ("flip_lr", "flip_ud"))
     np.testing.assert_allclose(boxes.numpy(), [[0, x, y, 0.25, 0.5]], atol=1e-6)
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> list[Sample]:
+    """Forty boxes of 8x8 pixels in an image of 1920x1080."""
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((1080, 1920, 3), np.uint8))
+    places = np.random.default_rng(0).uniform(0.1, 0.9, (40, 2))
+    sides = np.full((40, 2), (8 / 1920, 8 / 1080))
+    labels = np.concatenate((np.ones((40, 1)), places, sides), axis=1).astype(np.float32)
+    return [Sample(tmp_path / "a.png", labels, (1920, 1080))]
+
+
+@pytest.mark.parametrize(("size", "label"), [(416, IGNORED), (640, 1)])
+@pytest.mark.parametrize("mixing", [{}, {"mosaic": 1.0}, {"mixup": 1.0}, {"cutmix": 1.0}, {"scale": 0.1}])
+def test_boxes_too_small_for_the_input_are_ignored(
+    tiny: list[Sample], size: int, label: float, mixing: dict[str, float]
+) -> None:
+    """1.7 pixels at 416, 2.7 at 640: no box is lost, none is background."""
+    dataset = TrainingSet(Pictures(tiny, (size, size)), replace(STILL, **mixing))
+    _, boxes, _ = dataset[Key(0, 0, 0, size, size)]
+    assert len(boxes) >= 40 and (boxes[:, 0] == label).float().mean() > 0.95  # a mosaic cuts some
+    targets = collate_training([dataset[Key(0, 0, i, size, size)] for i in range(2)])[1]
+    assert (targets[:, 1] == label).float().mean() > 0.95 and set(targets[:, 0].tolist()) == {0, 1}
+
+
+def test_a_power_line_is_learnt(tmp_path: Path) -> None:
+    """400x6 pixels of 416x416, smaller or larger."""
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((416, 416, 3), np.uint8))
+    sample = Sample(tmp_path / "a.png", np.array([[0, 0.5, 0.5, 400 / 416, 6 / 416]], np.float32), (416, 416))
+    dataset = TrainingSet(Pictures([sample], (416, 416)), replace(STILL, scale=0.5))
+    assert all(dataset[Key(0, 0, i, 416, 416)][1][:, 0].tolist() == [0] for i in range(5))
 
 
 def test_evaluation_items(samples: list[Sample]) -> None:

@@ -13,7 +13,7 @@ from utils.data.datafile import load_data
 from utils.data.labels import Sample, load_samples
 from utils.data.remap import RemapOptions, remap
 from utils.data.split import SplitOptions, split, stratify
-from utils.data.stats import StatsOptions, stats
+from utils.data.stats import StatsOptions, small_boxes, stats
 from utils.errors import DataError
 
 
@@ -120,3 +120,26 @@ def test_bad_input(animals: Path, tmp_path: Path) -> None:
         with pytest.raises(DataError, match=message):
             function(options)
         assert not new.exists()
+
+
+def sample_of(sides: list[tuple[float, float]], size: tuple[int, int] = (1920, 1080)) -> Sample:
+    """An image with boxes of these sides in its pixels."""
+    rows = [[0, 0.5, 0.5, width / size[0], height / size[1]] for width, height in sides]
+    return Sample(Path("x.png"), np.array(rows, np.float32).reshape(-1, 5), size)
+
+
+@pytest.mark.parametrize(
+    ("sides", "size", "words"),
+    [
+        ([(8, 8)] * 40, (416, 416), "40 boxes, 100 %, are under 2 px at 416 and not learnt: --img-size 736 leaves 0 %"),
+        ([(8, 8)] * 40, (640, 640), None),  # 2.7 pixels
+        ([(8, 300), (80, 80)], (416, 256), "1 box, 50 %, is under 2 px at 416,256 and not learnt: --img-size 736,448"),
+        ([(1, 1)] * 2 + [(8, 8)] * 98 + [(90, 90)] * 900, (416, 416), "100 boxes, 10 %, are under 2 px at 416 and not"),
+        ([(1, 1)] * 2 + [(8, 8)] * 98 + [(90, 90)] * 900, (416, 416), "--img-size 736 leaves 0.2 %"),
+        ([(1, 1)], (416, 416), "and not learnt; no --img-size up to 4 times as large helps most of them"),
+        ([], (416, 416), None),
+    ],
+)
+def test_small_boxes_are_counted(sides: list[tuple[float, float]], size: tuple[int, int], words: str | None) -> None:
+    said = small_boxes([sample_of(sides)], size, 32)
+    assert said is None if words is None else said is not None and words in said

@@ -1,5 +1,8 @@
 """Which predictions answer for which object."""
 
+import math
+
+import pytest
 import torch
 
 from utils.training.assign import HeadSpec, by_quality, candidates
@@ -100,3 +103,54 @@ def test_good_predictions_answer_together_and_none_for_two() -> None:
 def test_quality_of_nothing() -> None:
     (found,) = by_quality(torch.zeros(0, 6), [torch.zeros(1, 2, 4, 4, 7)], QUALITY_HEADS, (64, 64))
     assert len(found.image) == 0
+
+
+def test_an_object_wants_the_sum_of_its_ten_best_overlaps() -> None:
+    """Twelve predictions 0.95 as wide as the object: 9.5 of the best ten, so nine; of four: 3.8, so three."""
+    box = torch.tensor([[0, 1, 24 / 64, 24 / 64, 16 / 64, 16 / 64]])
+    for anchors, expected in ((12, 9), (4, 3)):
+        raw = torch.zeros(1, anchors, 4, 4, 7)
+        raw[..., 2] = math.log(0.95)
+        (found,) = by_quality(box, [raw], [HeadSpec(torch.full((anchors, 2), 16.0), 2)], (64, 64))
+        assert len(found.target) == expected
+
+
+def test_quality_is_overlap_times_the_root_of_the_class() -> None:
+    """0.9 * 0.2 ** 0.5 > 0.6 * 0.36 ** 0.5, though 0.9 * 0.2 < 0.6 * 0.36."""
+    box = torch.tensor([[0, 1, 24 / 64, 24 / 64, 16 / 64, 16 / 64]])
+    for better in (0, 1):
+        raw = torch.zeros(1, 2, 4, 4, 7)
+        for anchor, (width, share) in zip((better, 1 - better), ((0.9, 0.2), (0.6, 0.36)), strict=True):
+            raw[0, anchor, 1, 1, 2], raw[0, anchor, 1, 1, 6] = math.log(width), math.log(share / (1 - share))
+        (found,) = by_quality(box, [raw], [HeadSpec(torch.full((2, 2), 16.0), 2)], (64, 64))
+        assert found.anchor.tolist() == [better]
+
+
+@pytest.mark.parametrize("size", [16, 22, 32])
+def test_two_objects_in_one_place_both_have_a_prediction(size: int) -> None:
+    both = torch.tensor([[0, label, 24 / 64, 24 / 64, size / 64, size / 64] for label in (0, 1)])
+    (found,) = by_quality(both, [raw_map({})], QUALITY_HEADS, (64, 64))
+    assert set(found.target.tolist()) == {0, 1} and set(found.classes.tolist()) == {0, 1}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_in_a_crowd_no_object_is_left_out(seed: int) -> None:
+    torch.manual_seed(seed)
+    targets = torch.rand(120, 6)
+    targets[:, 0], targets[:, 1], targets[:, 4:] = 0, 1, 12 / 416
+    heads = [HeadSpec(torch.tensor([[10.0, 14.0], [23.0, 27.0], [37.0, 58.0]]), 2, 2.0)] * 2
+    raw = [torch.randn(1, 3, side, side, 7) for side in (26, 13)]
+    found = by_quality(targets, raw, heads, (416, 416))
+    assert set(torch.cat([one.target for one in found]).tolist()) == set(range(120))
+    for one in found:
+        cells = list(zip(one.anchor.tolist(), one.row.tolist(), one.column.tolist(), strict=True))
+        assert len(set(cells)) == len(cells)
+
+
+def test_more_objects_than_predictions_end_with_one_each() -> None:
+    """Ten objects in one cell of two anchors: two of them have a prediction."""
+    crowd = torch.tensor([[0, 1, 24 / 64, 24 / 64, 16 / 64, 16 / 64]] * 10)
+    heads = [HeadSpec(torch.tensor([[16.0, 16.0], [18.0, 18.0]]), 2)]
+    (found,) = by_quality(crowd, [torch.zeros(1, 2, 4, 4, 7)], heads, (64, 64))
+    assert len(found.target) == len(set(found.target.tolist())) == 2
+    assert len(set(found.anchor.tolist())) == 2

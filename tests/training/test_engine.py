@@ -142,10 +142,37 @@ def test_accumulated_steps_are_one_step_of_their_mean() -> None:
             mine = targets[chosen].clone()
             mine[:, 0] -= mine[0, 0].item()
             one.gradients(images[chosen], mine, update=part + 1 == parts)
-        # the loss is a mean times the batch size: half the images, half the loss
-        gradients.append([parameter.grad * parts for parameter in one.model.parameters()])
+        gradients.append([parameter.grad for parameter in one.model.parameters()])
+    assert max(gradient.abs().max() for gradient in gradients[0]) > 1e-3
     for whole, summed in zip(*gradients, strict=True):
-        torch.testing.assert_close(summed, whole * parts / 2, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(summed, whole, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize(("times", "accumulate"), [(4, 1), (16, 1), (1, 4)])
+def test_the_gradient_is_as_large_for_any_batch(times: int, accumulate: int) -> None:
+    """Batches with the same images over and over, and accumulated ones, have the gradient of those images."""
+    gradients = []
+    for repeats, parts in ((1, 1), (times, accumulate)):
+        one = trainee(accumulate=parts)
+        one.train_mode()
+        images, targets, _ = batch(0)
+        more = [targets + torch.tensor([4.0 * number, 0, 0, 0, 0, 0]) for number in range(repeats)]
+        for part in range(parts):
+            one.gradients(images.repeat(repeats, 1, 1, 1), torch.cat(more), update=part + 1 == parts)
+        gradients.append(torch.cat([parameter.grad.flatten() for parameter in one.model.parameters()]))
+    assert gradients[0].norm() > 0.1
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-3, atol=1e-5)
+
+
+def test_the_network_sees_shares_of_one() -> None:
+    """Bytes of 0 and 255 reach it as 0 and 1."""
+    one = trainee()
+    seen: list[torch.Tensor] = []
+    one.model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    images = torch.zeros(1, 3, 64, 64, dtype=torch.uint8)
+    images[:, 1], images[:, 2] = 255, 51
+    one.gradients(images, torch.zeros(0, 6))
+    torch.testing.assert_close(seen[0][0, :, 5, 5], torch.tensor([0.0, 1.0, 0.2]))
 
 
 def test_the_gradient_is_clipped() -> None:

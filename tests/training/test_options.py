@@ -50,7 +50,7 @@ def test_every_option_has_help() -> None:
 
 def test_defaults_depend_on_the_optimizer() -> None:
     assert (TrainOptions().highest_lr, TrainOptions().decay) == (0.004, 0.01)
-    assert (TrainOptions(optimizer="sgd").highest_lr, TrainOptions(optimizer="sgd").decay) == (0.02, 0.0005)
+    assert (TrainOptions(optimizer="sgd").highest_lr, TrainOptions(optimizer="sgd").decay) == (0.32, 0.00003)
     assert TrainOptions(optimizer="sgd", lr=0.1).highest_lr == 0.1
 
 

@@ -1,7 +1,8 @@
 """Training augmentation of uint8 BGR pictures and their boxes: mosaic, affine and perspective, colour, flips, mixing.
 
-Boxes are (N, 5) float32: class, x1, y1, x2, y2 in pixels of the picture. Geometry is done once: every tile of a mosaic
-is warped straight from its picture to its place in the result. Free of torch.
+Boxes are (N, 5) float32: class, x1, y1, x2, y2 in pixels of the picture. Objects too small to be learnt, and what is
+left of those that are cut too far, have the class IGNORED: they are there, so they are no background either. Geometry
+is done once: every tile of a mosaic is warped straight from its picture to its place in the result. Free of torch.
 """
 
 import math
@@ -16,9 +17,10 @@ from utils.letterbox import GREY
 Picture = tuple[np.ndarray, np.ndarray]
 """(H, W, 3) uint8 BGR and its (N, 5) boxes."""
 
-MIN_SIDE = 2  # pixels; boxes that are cut smaller are dropped, and those of less than MIN_LEFT of their area
-MIN_LEFT = 0.1
-MAX_ASPECT = 50
+IGNORED = -1.0  # the class of boxes that are neither learnt nor background
+MIN_SIDE = 2  # pixels of the input; thinner boxes are ignored
+MIN_LEFT = 0.1  # boxes that are cut to less of their area are ignored,
+MAX_ASPECT = 50  # and those that cutting makes thinner than 1 to this
 HUES = 180  # OpenCV's hue circle
 MAX_HIDDEN = 0.7  # the share of a box that a CutMix patch may cover before the box is dropped
 MIXUP_BETA = 32.0  # mixing ratios ~ Beta(32, 32): close to one half
@@ -124,10 +126,7 @@ def map_points(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:
 
 
 def move_boxes(boxes: np.ndarray, matrix: np.ndarray, width: int, height: int) -> np.ndarray:
-    """Boxes under a (3, 3) map, as the upright boxes around their corners, clipped to (width, height).
-
-    Dropped: those left with less than 2 pixels a side or a tenth of their area, or a shape beyond 1:50.
-    """
+    """Boxes under a (3, 3) map, as the upright boxes around their corners, as `clip_boxes` leaves them."""
     if not len(boxes):
         return boxes
     corners = map_points(boxes[:, [1, 2, 3, 2, 3, 4, 1, 4]].reshape(-1, 4, 2), matrix)  # (N, 4, 2)
@@ -136,13 +135,19 @@ def move_boxes(boxes: np.ndarray, matrix: np.ndarray, width: int, height: int) -
 
 
 def clip_boxes(boxes: np.ndarray, width: int, height: int) -> np.ndarray:
-    """Boxes cut to (width, height); those of which too little is left are dropped."""
+    """Boxes cut to (width, height); IGNORED where too little is left, dropped where nothing is.
+
+    Too little is a side below 2 pixels, less than a tenth of the area, or a shape beyond 1:50 that comes of the cut.
+    """
     low, high = (np.clip(boxes[:, first : first + 2], 0, (width, height)) for first in (1, 3))
-    side = high - low
-    area_left = side.prod(axis=1) / np.maximum((boxes[:, 3:5] - boxes[:, 1:3]).prod(axis=1), 1e-9)
-    aspect = side.max(axis=1) / np.maximum(side.min(axis=1), 1e-9)
-    keep = (side.min(axis=1) > MIN_SIDE) & (area_left > MIN_LEFT) & (aspect < MAX_ASPECT)
-    return np.concatenate((boxes[:, :1], low, high), axis=1)[keep].astype(np.float32)
+    side, whole = high - low, boxes[:, 3:5] - boxes[:, 1:3]
+    area_left = side.prod(axis=1) / np.maximum(whole.prod(axis=1), 1e-9)
+    thin, thin_before = (each.max(axis=1) / np.maximum(each.min(axis=1), 1e-9) for each in (side, whole))
+    shaped = thin < np.maximum(MAX_ASPECT, thin_before * 1.001)
+    learnt = (side.min(axis=1) >= MIN_SIDE) & (area_left > MIN_LEFT) & shaped
+    label = np.where(learnt, boxes[:, 0], IGNORED)
+    shown = side.min(axis=1) > 0
+    return np.concatenate((label[:, None], low, high), axis=1)[shown].astype(np.float32)
 
 
 def colour(image: np.ndarray, how: Augmentation, rng: np.random.Generator) -> np.ndarray:

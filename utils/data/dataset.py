@@ -27,7 +27,7 @@ MAX_REPLACEMENTS = 10  # how many unreadable images in a row are replaced by ano
 
 
 Item = tuple[Tensor, Tensor, list[int]]
-"""(H, W, C) uint8, RGB or grey; (N, 5) class, centre x, y, width, height in 0..1 of the input; the images in it."""
+"""(H, W, C) uint8, RGB or grey; (N, 5) class or IGNORED, centre x, y, width, height in 0..1; the images in it."""
 
 Batch = tuple[Tensor, Tensor, list[int]]
 """(B, C, H, W) uint8, channels last; (M, 6) index in the batch, class, cx, cy, w, h; the pictures it is made of."""

@@ -3,6 +3,7 @@
 Training draws the same, with its anchors.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,13 +11,17 @@ from pathlib import Path
 import numpy as np
 import tyro
 
+from utils.data.augment import MIN_SIDE
 from utils.data.datafile import load_data
 from utils.data.labels import Sample, load_samples, report
 from utils.errors import DataError
 from utils.figure import new_figure, save_figure
 from utils.files import new_run_folder
-from utils.log import say
+from utils.log import counted, say
 from utils.options import parse_size, run_command
+
+ROOM = 1.5  # a size helps boxes that are this times as large there as they must be: training shrinks images, too
+LARGER = 4  # times as large an input is still worth proposing
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,34 @@ def sides_px(samples: Sequence[Sample], size: tuple[int, int]) -> np.ndarray:
         for sample in samples
     ]
     return np.concatenate(sides) if sides else np.zeros((0, 2))
+
+
+def small_boxes(samples: Sequence[Sample], size: tuple[int, int], stride: int) -> str | None:
+    """Say how many boxes are too small to be learnt with inputs of (width, height), and what size, in multiples of the
+    stride, would help. None where there are none.
+    """
+    thin = sides_px(samples, size).min(axis=1, initial=np.inf)
+    small = thin[thin < MIN_SIDE]
+    if not len(small):
+        return None
+    words = (
+        f"{counted(len(small), 'box', 'boxes')}, {_percent(len(small) / len(thin))}, "
+        f"{'is' if len(small) == 1 else 'are'} under {MIN_SIDE} px at {_size(size)} and not learnt"
+    )
+    factor = ROOM * MIN_SIDE / max(np.percentile(small, 20), 1e-9)  # for four of five of them
+    if factor > LARGER:
+        return f"{words}; no --img-size up to {LARGER} times as large helps most of them"
+    larger = math.ceil(size[0] * factor / stride) * stride, math.ceil(size[1] * factor / stride) * stride
+    left = (sides_px(samples, larger).min(axis=1) < MIN_SIDE).mean()
+    return f"{words}: --img-size {_size(larger)} leaves {_percent(left)}"
+
+
+def _size(size: tuple[int, int]) -> str:
+    return str(size[0]) if size[0] == size[1] else f"{size[0]},{size[1]}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %" if share == 0 or share >= 0.01 else f"{100 * share:.1g} %"
 
 
 def stats(options: StatsOptions) -> Path:

@@ -15,6 +15,7 @@ from utils.network.channels import ChannelBook, Labels
 from utils.network.registry import (
     ACTIVATION_NAMES,
     Block,
+    Float32Sigmoid,
     activation,
     batch_norm,
     block,
@@ -95,6 +96,11 @@ class Convolutional(Block):
     def output_bias(self) -> list[Tensor]:
         """Beta, or the bias."""
         return [next(self.units()).bias]
+
+    def keep_probabilities(self) -> None:
+        """Compute a logistic activation in float32: its values are probabilities that a loss takes the logits of."""
+        if isinstance(self.unit[-1], nn.Sigmoid):
+            self.unit[-1] = Float32Sigmoid()
 
     def share(self, other: Block) -> None:
         """Use the other convolution's weights, biases and batch normalisation (`share_index`); stride may differ."""

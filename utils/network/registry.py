@@ -188,6 +188,13 @@ def activation(name: str, inplace: bool = False) -> nn.Module | None:
     return module
 
 
+class Float32Sigmoid(nn.Sigmoid):
+    """The logistic function, of half-precision numbers in float32: bfloat16 has no number between 0.996 and 1."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input.float() if torch.finfo(input.dtype).bits < 32 else input)
+
+
 def batch_norm(channels: int) -> nn.BatchNorm2d:
     """Batch normalisation with Darknet's epsilon."""
     return nn.BatchNorm2d(channels, eps=BN_EPS, momentum=BN_MOMENTUM)

@@ -7,6 +7,7 @@ those that presently predict the object best, as many as the predictions are goo
 2021), and no prediction answers for two.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +20,7 @@ from utils.network.decode import decode_boxes
 
 MAX_RATIO = 4.0
 REACH_MARGIN = 0.9  # the share of the decodable range that is used: its very ends need infinite logits
-MAX_LOG_SIDE = 6.0  # raw width and height are clamped here in training: exp(6) is 400 anchors wide
+MAX_LOG_SIDE = 6.0  # boxes are at most exp(6) = 400 times wider or narrower than their anchor in training
 NEIGHBOURS = ((0, 0), (-1, 0), (1, 0), (0, -1), (0, 1))
 TOP = 10  # by_quality: the sum of the TOP best overlaps says how many predictions answer for an object
 
@@ -35,7 +36,8 @@ class HeadSpec:
 
     def decode(self, picked: Tensor, columns: Tensor, rows: Tensor, anchors: Tensor, stride: Tensor) -> Tensor:
         """Raw (n, 4+) at cells (n,) with anchor indices (n,) -> boxes (n, 4), cx, cy, w, h in pixels; sides bounded."""
-        bounded = torch.cat((picked[:, :2], picked[:, 2:4].clamp(max=MAX_LOG_SIDE)), dim=1)
+        lowest = math.exp(-MAX_LOG_SIDE / 2) / 2 if self.new_coords else -MAX_LOG_SIDE  # sides of 0 have no CIoU
+        bounded = torch.cat((picked[:, :2], picked[:, 2:4].clamp(lowest, MAX_LOG_SIDE)), dim=1)
         cells = torch.stack((columns, rows), dim=-1).to(picked)
         return decode_boxes(bounded, cells, self.anchors.to(picked)[anchors], stride, self.scale_x_y, self.new_coords)
 
@@ -118,8 +120,8 @@ def by_quality(
     """Of the `candidates` only those that presently predict each object best: which predictions answer for it.
 
     `raw` are the heads' outputs, (B, A, H, W, 5+C). An object wants as many as the sum of its TOP best CIoUs, at least
-    one; a prediction that several objects want goes to the one it overlaps best. Quality is CIoU times the root of the
-    class probability.
+    one; a prediction that several objects want goes to the one it overlaps best, and an object that is left without
+    any takes its best free one. Quality is CIoU times the root of the class probability.
     """
     able = candidates(targets, heads, [(head.shape[2], head.shape[3]) for head in raw], size)
     overlaps, qualities = [], []
@@ -134,9 +136,22 @@ def by_quality(
     top = _rank(target, overlap) < TOP
     wanted = torch.zeros(len(targets), device=target.device).index_add_(0, target[top], overlap[top])
     keep = _rank(target, quality) < wanted.int().clamp(min=1)[target]
-    keep &= _rank(_cell_ids(able, raw), overlap * keep) == 0
+    cells = _cell_ids(able, raw)
+    keep &= _rank(cells, overlap * keep) == 0
+    while (more := _for_orphans(target, cells, overlap, quality, keep)).any():
+        keep |= more
     sizes = [len(found.target) for found in able]
     return [found.only(part.nonzero()[:, 0]) for found, part in zip(able, keep.split(sizes), strict=True)]
+
+
+def _for_orphans(target: Tensor, cells: Tensor, overlap: Tensor, quality: Tensor, keep: Tensor) -> Tensor:
+    """(n,) bool: for objects without a kept candidate their best free one; two that want the same are left one short.
+
+    All arguments are (n,), one entry a candidate: its object, its prediction, and how good it is.
+    """
+    free = ~torch.isin(target, target[keep]) & ~torch.isin(cells, cells[keep])
+    best = free & (_rank(target, quality * free) == 0)
+    return best & (_rank(cells, overlap * best) == 0)
 
 
 def _cell_ids(able: Sequence[Assignment], raw: Sequence[Tensor]) -> Tensor:

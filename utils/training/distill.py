@@ -145,7 +145,7 @@ def check_teacher(student: Any, teacher: Any, options: DistillOptions, where: st
 
 
 class DistillLoss(nn.Module):
-    """(Lesson, targets, input size) -> (total for the batch, its parts as means): a DetectionLoss and the teacher's.
+    """(Lesson, targets, input size) -> (total, its parts): a DetectionLoss and the teacher's.
 
     With several processes, gradients averaged over them are those of one process with all of their images.
     """
@@ -160,7 +160,7 @@ class DistillLoss(nn.Module):
         """`targets`: (M, 6) image, class, cx, cy, w, h in 0..1; size: height, width in pixels."""
         raw, taught = ([head.float() for head in heads] for heads in (lesson.student, lesson.teacher))
         found = self.detection.assign(raw, targets, size)
-        total, parts = self.detection.losses(raw, found, size)
+        total, parts = self.detection.losses(raw, targets, found, size)
         nothing = raw[0].new_zeros(())
         extra = torch.stack(
             (
@@ -169,7 +169,7 @@ class DistillLoss(nn.Module):
                 self._features(lesson) if self.options.features else nothing,
             )
         )
-        return total + extra.sum() * raw[0].shape[0] * self.ranks.world, torch.cat((parts, extra.detach()))
+        return total + extra.sum(), torch.cat((parts, extra.detach()))
 
     def _logits(self, raw: Sequence[Tensor], taught: Sequence[Tensor], surely: Sequence[Tensor]) -> Tensor:
         """Of all predictions, for each object that the teacher sees: over the sum of its objectness."""

@@ -65,6 +65,8 @@ class TeacherOptions:
 class TrainOptions(EngineOptions, TeacherOptions, StartOptions):
     """Options of train.py."""
 
+    clip: float = 0.625
+    """Largest norm of the gradient of the mean loss, which is scaled down to it (0: no limit)."""
     autobatch: bool = False
     """GPU only: take the batch size that fills two thirds of its memory."""
     img_size: str | int | None = None
@@ -127,6 +129,11 @@ class TrainOptions(EngineOptions, TeacherOptions, StartOptions):
     """Pull the gammas of channels that go together as one, by their Euclidean norm."""
     evolve: int = 0
     """Search for better options in N trainings (Optuna) and write the best as runs/evolve/NAME/hyp.yaml; goes on."""
+
+    @property
+    def sgd(self) -> tuple[float, float]:
+        """Those of SGD: the detection loss is a mean with gains far below 1."""
+        return 0.32, 0.00003
 
     def augmentation(self) -> Augmentation:
         """The options of that name; rectangular batches have no mosaic."""

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
+from utils.data.augment import IGNORED
 from utils.draw import draw_boxes, write_tiles
 from utils.letterbox import to_bgr
 
@@ -13,11 +14,13 @@ MAX_TILES = 16
 
 
 def draw_batch(path: Path, images: Tensor, targets: Tensor, names: Sequence[str]) -> None:
-    """Up to 16 training images as the network gets them, (B, C, H, W) uint8, RGB or grey, with their boxes (M, 6)."""
+    """Up to 16 training images as the network gets them, (B, C, H, W) uint8, RGB or grey, with the boxes (M, 6)
+    that are learnt.
+    """
     tiles = []
     height, width = images.shape[2:]
     for index, image in enumerate(images[:MAX_TILES]):
-        rows = targets[targets[:, 0] == index].numpy()
+        rows = targets[(targets[:, 0] == index) & (targets[:, 1] != IGNORED)].numpy()
         half = rows[:, 4:6] / 2
         boxes = np.concatenate((rows[:, 2:4] - half, rows[:, 2:4] + half), axis=1) * [width, height, width, height]
         classes = rows[:, 1].astype(int).tolist()
