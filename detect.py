@@ -5,7 +5,6 @@ writes nothing.
 """
 
 import itertools
-import signal
 import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from utils.data.datafile import load_data
 from utils.data.frames import Frame
 from utils.data.images import from_pillow
 from utils.data.sources import Source, open_source
-from utils.errors import InputError
+from utils.errors import InputError, Stopped
 from utils.files import new_run_folder
 from utils.inference.pipeline import Behind, ahead
 from utils.inference.predictor import Predictor
@@ -101,7 +100,7 @@ class CommandOptions(DetectOptions):
     """Options of detect.py: what to find, and what to write of it."""
 
     save_json: bool = False
-    """Also write detections.json."""
+    """Also write detections.json (detections.jsonl, a picture a line, while it runs)."""
     save_csv: bool = False
     """Also write detections.csv, a box a line."""
     save_txt: bool = False
@@ -274,7 +273,7 @@ class Tally:
     pictures: int = 0
     boxes: int = 0
     first: float = 0.0
-    stopped: bool = False
+    stop: BaseException | None = None
 
 
 def main(options: CommandOptions) -> Path | None:
@@ -303,15 +302,15 @@ def main(options: CommandOptions) -> Path | None:
                 behind.put(result)
                 if window is not None and not window.show(draw(result), wait=result.frame.video is None):
                     break
-        except KeyboardInterrupt:  # the usual end of a stream; what was found is kept
-            tally.stopped = True
+        except (KeyboardInterrupt, Stopped) as stop:  # the usual end of a stream; what was found is kept
+            tally.stop = stop
         finally:
             results.close()
             if window is not None:
                 window.close()
     summarise(job, tally, folder)
-    if tally.stopped and not job.source.live:
-        raise KeyboardInterrupt
+    if tally.stop is not None:
+        raise tally.stop
     return folder
 
 
@@ -344,5 +343,4 @@ def summarise(job: Job, tally: Tally, folder: Path | None) -> None:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends it like Ctrl-C: what was found is kept
     run_command(main, CommandOptions, "Find objects in images, videos and streams.")

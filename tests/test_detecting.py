@@ -18,9 +18,8 @@ from detect import DetectOptions, Detector, detect
 from tests.commands import run
 from tests.conftest import PROJECT
 from utils.data.frames import Frame, VideoInfo
-from utils.errors import DataError, InputError
+from utils.errors import InputError
 from utils.inference.result import Result
-from utils.inference.video import VideoFile
 from utils.inference.writer import Outputs, Writer
 
 pytestmark = pytest.mark.slow
@@ -212,16 +211,29 @@ def test_ctrl_c_keeps_what_was_found(trained: Path, data: Path, video: Path) -> 
     assert sorted(path.name for path in folder.iterdir()) == ["detections.csv", "detections.json", "v.mp4"]
 
 
-def test_a_video_that_cannot_be_finished_leaves_the_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def failing(self: VideoFile) -> None:
-        raise DataError("disk full")
-
-    monkeypatch.setattr(VideoFile, "close", failing)
-    image, none = np.zeros((20, 30, 3), np.uint8), np.zeros(0)
-    frame = Frame(image, "v.mp4", 0, VideoInfo(10, 30, 20, 1))
-    with pytest.raises(DataError, match="disk full"), Writer(tmp_path, Outputs(json=True), Result.plot) as writer:
-        writer.write(Result(frame, none.reshape(0, 4), none, none.astype(int), [], {}))
-    assert json.loads((tmp_path / "detections.json").read_text())[0]["frame"] == 0
+def test_a_killed_run_leaves_what_was_found(trained: Path, data: Path) -> None:
+    """`kill -9` in the middle of a video."""
+    path, picture = data / "long.avi", cv2.imread(str(data / "shapes" / "images" / "valid" / "0000.jpg"))
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 25, (96, 96))
+    for _ in range(2000):
+        writer.write(picture)
+    writer.release()
+    options = ["--weights", trained / "best.pt", "--conf", "0.01", "--save-json", "--save-csv", "--name", "killed"]
+    command = [sys.executable, PROJECT / "detect.py", "--source", path, *options]
+    folder = data / "runs" / "detect" / "killed"
+    with subprocess.Popen(list(map(str, command)), cwd=data, stdout=subprocess.DEVNULL) as process:
+        while process.poll() is None:
+            lines = (folder / "detections.jsonl").read_text() if (folder / "detections.jsonl").exists() else ""
+            if lines.count("\n") > 100:
+                process.kill()
+    assert process.returncode == -signal.SIGKILL
+    rows = [json.loads(line) for line in (folder / "detections.jsonl").read_text().splitlines()]
+    assert [row["frame"] for row in rows] == list(range(len(rows)))
+    with (folder / "detections.csv").open() as file:
+        assert abs(len(list(csv.DictReader(file))) - sum(len(row["boxes"]) for row in rows)) <= 300  # of one frame
+    with av.open(str(folder / "long.mp4")) as video:
+        assert len(list(video.decode(video=0))) > len(rows) / 2
+    assert not (folder / "detections.json").exists()
 
 
 def test_live_sources_have_files_side_by_side(tmp_path: Path) -> None:

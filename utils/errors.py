@@ -22,7 +22,7 @@ class DataError(InputError):
     """A data description, label file or image that cannot be used."""
 
 
-class Stopped(Exception):  # noqa: N818 - not an error
+class Stopped(BaseException):  # noqa: N818 - not an error; as Ctrl-C, it passes by what catches errors
     """Work that was asked to stop by a signal, and did so in good order; `number` is the signal's.
 
     The message says where it stopped and how to go on, once `advise` has been told. Not `whole`: in the middle of a

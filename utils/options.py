@@ -2,8 +2,12 @@
 
 import io
 import os
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import tyro
@@ -11,6 +15,7 @@ import tyro
 from utils.errors import InputError, Stopped
 from utils.log import quiet_opencv, say, terminal_output
 from utils.old_options import current_arguments
+from utils.threads import end_process
 
 if TYPE_CHECKING:
     import torch
@@ -42,34 +47,72 @@ def run_command(
     """Parse the command line into `options_type` (a dataclass: field docstrings are the help) and run `function` on it.
 
     `defaults` makes the defaults from the arguments (a file of options that they name; None: the usual ones).
-    `InputError` and `OSError` end the process with one line on stderr and exit code 2, Ctrl-C with 130, and a signal
-    that was heeded with 128 + it.
+    `InputError` and `OSError` end the process with one line on stderr and exit code 2, Ctrl-C with 130, SIGTERM and
+    SIGHUP (a closed terminal) with 128 + their number.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # characters that it cannot show are escaped
             stream.reconfigure(errors="backslashreplace")
     quiet_opencv()
-    with terminal_output():
-        try:
-            arguments = current_arguments(sys.argv[1:] if argv is None else argv)
-            default = None if defaults is None else defaults(arguments)
-            given: Any = {} if default is None else {"default": default}
-            options = tyro.cli(
-                options_type, description=description, args=arguments, config=(tyro.conf.OmitArgPrefixes,), **given
-            )
-            function(options)
-        except BrokenPipeError:  # what read the output has ended, such as `| head`
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise SystemExit(1) from None
-        except (InputError, OSError) as error:
-            print(f"error: {error}", file=sys.stderr)
-            raise SystemExit(2) from None
-        except KeyboardInterrupt:
-            print("stopped", file=sys.stderr)
-            raise SystemExit(130) from None
-        except Stopped as stop:
-            say(str(stop))
-            raise SystemExit(128 + stop.number) from None
+    with terminal_output(), stopped_by_signals():
+        code = _run(function, options_type, description, argv, defaults)
+    end_process(code)
+    if code:
+        raise SystemExit(code)
+
+
+def _run(
+    function: Callable[[O], Any],
+    options_type: Any,
+    description: str,
+    argv: list[str] | None,
+    defaults: Callable[[list[str]], O | None] | None,
+) -> int:
+    """The command's exit code."""
+    try:
+        arguments = current_arguments(sys.argv[1:] if argv is None else argv)
+        default = None if defaults is None else defaults(arguments)
+        given: Any = {} if default is None else {"default": default}
+        options = tyro.cli(
+            options_type, description=description, args=arguments, config=(tyro.conf.OmitArgPrefixes,), **given
+        )
+        function(options)
+    except BrokenPipeError:  # what read the output has ended, such as `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (InputError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
+    except Stopped as stop:
+        say(str(stop))
+        return 128 + stop.number
+    return 0
+
+
+@contextmanager
+def stopped_by_signals() -> Iterator[None]:
+    """Raise Stopped where SIGTERM or SIGHUP comes; one that is ignored (as under nohup) or handled stays so.
+
+    Without effect outside the main thread.
+    """
+
+    def stop(number: int, _: FrameType | None) -> None:
+        raise Stopped(number, whole=False)
+
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    heeded = [number for number in numbers if signal.getsignal(number) == signal.SIG_DFL]
+    if threading.current_thread() is not threading.main_thread():
+        heeded = []
+    for number in heeded:
+        signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number in heeded:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def parse_size(size: int | str | Sequence[int] | None, flag: str = "--img-size") -> tuple[int, int] | None:

@@ -17,15 +17,16 @@ from PIL import Image, ImageGrab
 from utils.data.frames import Frame, VideoInfo, is_address, open_capture, public_name, video_info
 from utils.errors import DataError
 from utils.log import warn
+from utils.threads import ReadingThread
 
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0  # seconds before a lost stream is tried again
 
 
-class _Reader(threading.Thread):
+class _Reader(ReadingThread):
     """Reads one stream; `news` guards what it shares."""
 
     def __init__(self, source: str, path: str, stride: int, news: threading.Condition) -> None:
-        super().__init__(daemon=True, name=f"stream {path}")
+        super().__init__(f"stream {path}")
         self.source, self.path, self.stride, self.news = source, path, stride, news
         self.newest: Frame | None = None
         self.dropped = self.count = 0

@@ -7,6 +7,9 @@ from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
+from utils.errors import Stopped
+from utils.threads import ReadingThread
+
 T = TypeVar("T")
 PATIENCE = 0.2  # seconds after which a waiting thread looks whether it is still needed
 
@@ -46,7 +49,7 @@ def ahead(items: Iterable[T], depth: int) -> Iterator[T]:
             if hasattr(items, "close"):
                 items.close()
 
-    thread = threading.Thread(target=work, daemon=True, name="ahead")
+    thread = ReadingThread("ahead", work)
     thread.start()
     try:
         while True:
@@ -100,7 +103,10 @@ class Behind(Generic[T]):
         self.waiting.put(_END)
         try:
             self.thread.join()
-        except KeyboardInterrupt as stop:  # a second Ctrl-C: what waits is left, what is being done is finished
+        except (
+            KeyboardInterrupt,
+            Stopped,
+        ) as stop:  # a second Ctrl-C: what waits is left, what is being done is finished
             self.error = stop
             self.thread.join()
         if self.error is not None and kind is None:

@@ -10,12 +10,15 @@ import numpy as np
 from utils.data.frames import VideoInfo
 from utils.errors import DataError, InputError
 
+# Fragments while it is written, so that what a killed run leaves can be played; closing makes an ordinary file of them.
+FLAGS = ("hybrid_fragmented", "frag_every_frame", "default_base_moof", "negative_cts_offsets")  # the last: starts at 0
+FRAGMENTS = {"movflags": "+".join(FLAGS), "flush_packets": "1"}
 H264 = {"preset": "veryfast", "crf": "20"}
 MPEG4 = {"qmin": "2", "qmax": "4"}
 
 
 class VideoFile:
-    """Written under a hidden name beside `path` until it is closed, then whole under its own."""
+    """An mp4 that can be played at any time, up to the last frames that the encoder still holds; `close` adds them."""
 
     def __init__(self, path: Path, video: VideoInfo, size: tuple[int, int]) -> None:
         """`size` is (width, height) of the pictures. Raises InputError without the package av."""
@@ -25,8 +28,7 @@ class VideoFile:
             raise InputError("writing a video: expected the package av (pip install av), or --nosave") from None
         self.path, self.size = path, size
         self.av: Any = av
-        self.partial = path.with_name(f".{path.stem}.partial{path.suffix}")
-        self.container: Any = self.av.open(str(self.partial), "w")
+        self.container: Any = self.av.open(str(path), "w", options=FRAGMENTS)
         even = not (size[0] % 2 or size[1] % 2)
         # H.264's usual form has half the colour resolution, so it needs even sides
         codec, clock, options = ("libx264", 90_000, H264) if even else ("mpeg4", 60_000, MPEG4)
@@ -56,12 +58,9 @@ class VideoFile:
             raise DataError(f"{self.path}: cannot be written ({error})") from None
 
     def close(self) -> None:
-        """Finish the file; without it, or where it fails, nothing is left."""
+        """Finish the file; where that fails, what was written before stays."""
         try:
             self._mux(None)
             self.container.close()
-            self.partial.replace(self.path)
         except self.av.error.FFmpegError as error:
             raise DataError(f"{self.path}: cannot be written ({error})") from None
-        finally:
-            self.partial.unlink(missing_ok=True)

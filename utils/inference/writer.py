@@ -1,11 +1,15 @@
-"""What detection leaves on disk: annotated pictures and videos, labels, crops, and tables that grow box by box."""
+"""What detection leaves on disk: annotated pictures and videos, labels, crops, and tables that grow box by box.
+
+Tables and videos can be read while they grow, and after a run that was killed. A JSON array cannot: `detections.jsonl`
+grows, a picture a line, and becomes `detections.json` at the end.
+"""
 
 import contextlib
 import csv
 import json
 import math
 import urllib.parse
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from types import TracebackType
@@ -22,6 +26,8 @@ from utils.inference.result import NOT_TRACKED, Result, label_lines
 from utils.inference.video import VideoFile
 
 COLUMNS = ("path", "frame", "x1", "y1", "x2", "y2", "score", "class", "name", "id")
+CROSSING_COLUMNS = ("path", "frame", "seconds", "id", "name", "direction")
+LINES = "detections.jsonl"
 WRITABLE = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".webp"})
 LONGEST_NAME = 150  # bytes
 QUALITY = [cv2.IMWRITE_JPEG_QUALITY, 95]
@@ -56,8 +62,21 @@ def _stem(path: str) -> str:
     return stem
 
 
+class Table:
+    """A CSV file whose rows can be read as soon as they are added."""
+
+    def __init__(self, file: TextIO, columns: Sequence[str]) -> None:
+        self.file, self.writer = file, csv.writer(file)
+        self.add([columns])
+
+    def add(self, rows: Iterable[Iterable[object]]) -> None:
+        """Write rows, and hand them to the system."""
+        self.writer.writerows(rows)
+        self.file.flush()
+
+
 class Writer:
-    """Writes results into a folder as they come; a context manager, since files are whole only when it is closed.
+    """Writes results into a folder as they come; a context manager, since files are complete only when it is closed.
 
     `draw` makes the annotated picture of a result.
     """
@@ -68,25 +87,21 @@ class Writer:
         self.videos: dict[str, VideoFile] = {}
         self.open_files = contextlib.ExitStack()
         self.json: TextIO | None = None
-        self.csv: Any = None
-        self.crossings: Any = None
-        self.rows = 0
+        self.csv: Table | None = None
+        self.crossings: Table | None = None
 
     def __enter__(self) -> "Writer":
         if self.what.json:
-            self.json = self._open("detections.json")
-            self.json.write("[")
+            self.json = self._open(LINES)
         if self.what.csv:
-            self.csv = csv.writer(self._open("detections.csv"))
-            self.csv.writerow(COLUMNS)
+            self.csv = Table(self._open("detections.csv"), COLUMNS)
         if self.what.crossings:
-            self.crossings = csv.writer(self._open("crossings.csv"))
-            self.crossings.writerow(("path", "frame", "seconds", "id", "name", "direction"))
+            self.crossings = Table(self._open("crossings.csv"), CROSSING_COLUMNS)
         return self
 
     def _open(self, name: str) -> TextIO:
-        partial = self.open_files.enter_context(whole_file(self.folder / name))
-        return self.open_files.enter_context(partial.open("w", newline="", encoding="utf-8", errors="backslashreplace"))
+        path = self.folder / name
+        return self.open_files.enter_context(path.open("w", newline="", encoding="utf-8", errors="backslashreplace"))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -94,9 +109,23 @@ class Writer:
         with contextlib.ExitStack() as videos:
             for video in self.videos.values():
                 videos.callback(video.close)
-            with self.open_files:  # the tables first: they are whole even if a video cannot be
-                if self.json is not None:
-                    self.json.write("\n]\n")
+            self.open_files.close()  # the tables first: they are complete even if a video cannot be
+            if self.json is not None:
+                self._finish_json()
+
+    def _finish_json(self) -> None:
+        """Make one array of the lines."""
+        lines = self.folder / LINES
+        with (
+            whole_file(self.folder / "detections.json") as partial,
+            partial.open("wb") as file,
+            lines.open("rb") as rows,
+        ):
+            file.write(b"[")
+            for number, row in enumerate(rows):
+                file.write((b",\n " if number else b"\n ") + row.rstrip())
+            file.write(b"\n]\n")
+        lines.unlink()
 
     def write(self, result: Result) -> None:
         """Everything that was asked for of one picture."""
@@ -108,18 +137,17 @@ class Writer:
         if self.what.crops:
             self._write_crops(result)
         if self.crossings is not None:
-            self._write_crossings(result)
+            self.crossings.add(self._crossings(result))
         if self.what.pictures:
             self._write_picture(result, self.draw(result))
 
     def _write_rows(self, row: dict[str, Any]) -> None:
         if self.json is not None:
-            self.json.write((",\n " if self.rows else "\n ") + json.dumps(row, ensure_ascii=False))
-            self.rows += 1
+            self.json.write(json.dumps(row, ensure_ascii=False) + "\n")
+            self.json.flush()
         if self.csv is not None:
-            for box in row["boxes"]:
-                known = {**box, "path": row["path"], "frame": row.get("frame", "")}
-                self.csv.writerow("" if known.get(key) is None else known[key] for key in COLUMNS)
+            boxes = ({**box, "path": row["path"], "frame": row.get("frame", "")} for box in row["boxes"])
+            self.csv.add(["" if box.get(key) is None else box[key] for key in COLUMNS] for box in boxes)
 
     def _write_crops(self, result: Result) -> None:
         """crops/CLASS/NAME_N.jpg, what is inside each box that has at least a pixel; tracked ones as NAME_idID.jpg."""
@@ -132,12 +160,13 @@ class Writer:
                 mark = number if track == NOT_TRACKED else f"id{track}"
                 write_image(self.folder / "crops" / safe_name(result.names[label]) / f"{name}_{mark}.jpg", crop)
 
-    def _write_crossings(self, result: Result) -> None:
+    def _crossings(self, result: Result) -> Iterator[tuple[object, ...]]:
+        """The rows of crossings.csv."""
         assert result.line is not None and result.track_ids is not None
         for crossing in result.line.now:
             where = result.path, result.frame_index, f"{result.frame.seconds:.3f}"
             who = int(result.track_ids[crossing.box]), result.names[result.class_ids[crossing.box]]
-            self.crossings.writerow((*where, *who, "right" if crossing.to_right else "left"))
+            yield *where, *who, "right" if crossing.to_right else "left"
 
     def _name(self, result: Result) -> str:
         """The source's name for all of its files, with -2, -3 ... where another source has it."""

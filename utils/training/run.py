@@ -198,8 +198,9 @@ class Run(ABC):
         before, start = totals.images, time.perf_counter()
         try:
             train_one_epoch(self.trainee, loader, epoch, totals, self.stop, self.label, files)
-        except Stopped:  # all ranks at the same step; after any other error the others may be anywhere
-            self.ranks.average_statistics(self.model, self.trainee.average.model)
+        except Stopped as stopped:
+            if stopped.whole:  # all ranks at the same step; else, and after any error, the others may be anywhere
+                self.ranks.average_statistics(self.model, self.trainee.average.model)
             raise
         finally:
             self.model.seen += (totals.images - before) * self.ranks.world

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end a training at the next step instead of anywhere."""
+"""Ctrl-C, SIGTERM and SIGHUP end a training at the next step instead of anywhere."""
 
 import signal
 from collections.abc import Iterator
@@ -24,9 +24,14 @@ class StopRequest:
 
 @contextmanager
 def stop_on_signal() -> Iterator[StopRequest]:
-    """Note the first SIGINT or SIGTERM; a second one acts as always. Without effect outside the main thread."""
+    """Note the first SIGINT, SIGTERM or SIGHUP (a closed terminal; unless it is ignored, as under nohup).
+
+    A second one acts as always. Without effect outside the main thread.
+    """
     request = StopRequest()
-    numbers = (signal.SIGINT, signal.SIGTERM)
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
     try:
         before = {number: signal.getsignal(number) for number in numbers}
 
