@@ -82,6 +82,34 @@ def test_going_round_the_end_of_the_line_is_no_crossing(capfd: pytest.CaptureFix
     assert "outside of v.mp4, which has 200x100 pixels" in capfd.readouterr().err
 
 
+@pytest.mark.parametrize("pattern", ["alternating", "random", "slow"])
+def test_trembling_on_the_line_is_no_crossing(pattern: str) -> None:
+    """An object that stands on the line, its centre up to a pixel beside it; then it goes on, and is counted once."""
+    generator = np.random.default_rng(0)
+    offsets = {
+        "alternating": [(-1) ** index for index in range(60)],
+        "random": generator.uniform(-1, 1, 60).tolist(),
+        "slow": [1 if index // 7 % 2 else -1 for index in range(60)],
+    }[pattern]
+    tracker = Tracker(0.25, Line(100, 0, 100, 100))
+    centres = [*range(60, 100, 4), *(100 + offset for offset in offsets), *range(104, 140, 4)]
+    for index, x in enumerate(centres):
+        tracker(result(index, [[x - 10, 40, x + 10, 60]], [0.9]))
+        assert list(tracker.counts()) in ([("v.mp4", 0, 0)], [("v.mp4", 0, 1)])
+        if index == 60:
+            assert list(tracker.counts()) == [("v.mp4", 0, 0)]
+    assert list(tracker.counts()) == [("v.mp4", 0, 1)]
+
+
+def test_there_and_back_is_counted_both_ways() -> None:
+    tracker = Tracker(0.25, Line(0, 0, 100, 100))  # a slanting line
+    for index, step in enumerate([*range(20), *range(20, 0, -1)]):
+        x, y = 30 + 2 * step, 70 - 2 * step  # at right angles to it
+        tracker(result(index, [[x - 10, y - 10, x + 10, y + 10]], [0.9]))
+    assert list(tracker.counts()) == [("v.mp4", 1, 1)]
+    assert Line(0, 0, 30, 40).distance((40, -30)) == pytest.approx(50)
+
+
 def test_seconds_between_frames_do_not_matter() -> None:
     tracker = Tracker(0.25)
     for index in range(4):

@@ -4,6 +4,7 @@ ByteTrack also follows faint boxes (above `FAINT`) where they go on with a track
 the `trackers` library's.
 """
 
+import math
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -18,6 +19,7 @@ FAINT = 0.1  # score
 KEPT = 30  # positions of an object that its trace shows
 LOST = 30  # frames without an object after which it is forgotten
 LARGEST = 1_000_000  # pixels
+NEAR_PX, NEAR_SHARE = 2.0, 0.1  # pixels, and of the box's shorter side: so near to the line a centre is on neither side
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,11 @@ class Line:
         """Whether all of it lies beyond one side of a picture of this size."""
         pairs = ((self.x1, self.x2, width), (self.y1, self.y2, height))
         return any(max(a, b) < 0 or min(a, b) > side for a, b, side in pairs)
+
+    def distance(self, point: tuple[float, float]) -> float:
+        """Pixels between a point and the line, which goes on beyond its ends."""
+        (x, y), (dx, dy) = point, (self.x2 - self.x1, self.y2 - self.y1)
+        return abs(dx * (y - self.y1) - dy * (x - self.x1)) / math.hypot(dx, dy)
 
     def crossed(self, before: tuple[float, float], now: tuple[float, float]) -> int:
         """Whether the way from one point to the other crosses the line: 1 to its right, -1 to its left, 0 not at all.
@@ -109,6 +116,7 @@ class _Video:
         )
         self.traces: dict[int, deque[tuple[float, float]]] = {}
         self.seen: dict[int, int] = {}  # id -> the frame it was last seen in
+        self.clear: dict[int, tuple[float, float]] = {}  # id -> where it was last clearly on one side of the line
         self.frames = self.to_right = self.to_left = 0
 
     def update(self, result: Result) -> Result:
@@ -138,7 +146,10 @@ class _Video:
         return replace(kept, traces=traces, line=line)
 
     def _trace(self, result: Result) -> list[Crossing]:
-        """Note where each box's object is now; the ones whose way from where it was crosses the line."""
+        """Note where each box's object is now; the ones that have crossed the line.
+
+        An object crosses when it has gone from clearly on one side to clearly on the other: boxes tremble.
+        """
         assert result.track_ids is not None
         self.frames += 1
         boxes, crossings = result.boxes_xyxy_px, []
@@ -147,10 +158,14 @@ class _Video:
             if track == NOT_TRACKED:
                 continue
             trace = self.traces.setdefault(track, deque(maxlen=KEPT))
-            if trace and self.line is not None and (side := self.line.crossed(trace[-1], (x, y))):
-                crossings.append(Crossing(box, side > 0))
             trace.append((x, y))
+            near = max(NEAR_PX, NEAR_SHARE * float((boxes[box, 2:] - boxes[box, :2]).min()))
+            if self.line is not None and self.line.distance((x, y)) >= near:
+                if track in self.clear and (side := self.line.crossed(self.clear[track], (x, y))):
+                    crossings.append(Crossing(box, side > 0))
+                self.clear[track] = (x, y)
             self.seen[track] = self.frames
         for track in [track for track, frame in self.seen.items() if self.frames - frame > 2 * LOST]:
             del self.traces[track], self.seen[track]
+            self.clear.pop(track, None)
         return crossings
