@@ -279,11 +279,11 @@ def test_paths_of_other_programs(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 def test_the_same_name_in_two_folders(tmp_path: Path) -> None:
     """Each has its own boxes, in the label files and in what test.py measures with."""
-    pictures = draw(tmp_path / "pictures", "a/x.jpg", "b/x.jpg")
-    data = convert(write(tmp_path, document("b/x.jpg", "a/x.jpg")), pictures)
-    assert truth_of(data) == {"b/x.jpg": [[0, 0, 0, 10, 20]], "a/x.jpg": [[0, 10, 0, 20, 20]]}
+    names = ["b/x.jpg", "a/x.jpg", "x.jpg", "c/a/x.jpg", "train/x.jpg"]
+    data = convert(write(tmp_path, document(*names)), draw(tmp_path / "pictures", *names))
+    assert truth_of(data) == {name: [[0, 10 * i, 0, 10 * i + 10, 20]] for i, name in enumerate(names)}
     centres = {name: sample.labels[0, 1] * 100 for name, sample in samples_of(data).items()}
-    assert centres == pytest.approx({"b/x.jpg": 5, "a/x.jpg": 15})
+    assert centres == pytest.approx({name: 10 * i + 5 for i, name in enumerate(names)}, abs=1e-4)
 
 
 def test_labels_of_folders_that_have_a_meaning_of_their_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -170,6 +170,7 @@ def test_how_to_divide_is_told(beside: Path, capsys: pytest.CaptureFixture[str])
         ("utf-8", "\u00fc\u732b"),
         ("utf-8-sig", "\u732b"),
         ("utf-16", "\u732b"),
+        ("utf-16-le", "\u732b"),
     ],
 )
 def test_encodings(beside: Path, encoding: str, name: str) -> None:
@@ -198,6 +199,13 @@ def test_encodings_that_are_none(beside: Path, encoding: str) -> None:
 def test_text_that_is_not_in_its_encoding(beside: Path) -> None:
     (beside / "3.xml").write_bytes(b'<?xml version="1.0" encoding="gb2312"?><annotation>\xff\xff</annotation>')
     assert "3.xml: not valid XML: expected text in 'gb2312'" in problems_of(convert(beside, "--valid", "0.2"))[0]
+
+
+def test_a_mark_counts_more_than_a_name(beside: Path) -> None:
+    file = beside / "3.xml"
+    text = file.read_text(encoding="utf-8").partition("?>")[2].replace("dog", "\u732b")
+    file.write_text(f'<?xml version="1.0" encoding="no-such"?>{text}', encoding="utf-16")
+    assert load_data(convert(beside, "--valid", "0.2")).names == ("dog", "\u732b")
 
 
 def test_document_types_are_refused_in_every_encoding(beside: Path) -> None:

@@ -1,5 +1,6 @@
 """COCO's instances files: `read_coco` reads one for conversion, `read_truth` for measuring."""
 
+import os
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -126,7 +127,7 @@ def _index_by_name(categories: dict[Id, CocoCategory], path: Path) -> dict[str, 
 
 
 def _match(files: Sequence[Path], instances: Instances) -> dict[Path, list[Id]]:
-    """The image entries of each file: of those with its name, the ones whose path agrees in the most folders.
+    """The image entries of each file, by its path below the folder that all files share, else by the most folders.
 
     Raises `DataError` where there is none, where two differ in nothing that the file's path tells, and where two files
     have the same entry.
@@ -137,10 +138,12 @@ def _match(files: Sequence[Path], instances: Instances) -> dict[Path, list[Id]]:
             by_name[name.name].append((name, key))
     matched: dict[Path, list[Id]] = {}
     owners: dict[Id, Path] = {}
+    top = os.path.commonpath([file.absolute().parent for file in files]) if files else ""
     for file in dict.fromkeys(files):
-        agreed = [(_common_tail(file, name), key) for name, key in by_name[file.name]]
-        best = max((length for length, _ in agreed), default=0)
-        matched[file] = [key for length, key in agreed if length == best]
+        below = file.absolute().relative_to(top)
+        agreed = [((name.parts == below.parts, _common_tail(file, name)), key) for name, key in by_name[file.name]]
+        best = max((agreement for agreement, _ in agreed), default=None)
+        matched[file] = [key for agreement, key in agreed if agreement == best]
         entries = [instances.images[key] for key in matched[file]]
         if not entries:
             raise DataError(f"{instances.path}: expected all validation images, {file} is not in it")

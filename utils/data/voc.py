@@ -26,6 +26,13 @@ from utils.log import progress
 
 SUFFIXES = sorted(IMAGE_SUFFIXES, key=lambda suffix: (suffix != ".jpg", suffix))
 LISTS = Path("ImageSets", "Main")
+UNICODE_STARTS = {
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+    "<".encode("utf-16-le"): "utf-16-le",
+    "<".encode("utf-16-be"): "utf-16-be",
+}
 NOT_OF_TEXT = frozenset({"idna", "punycode", "raw-unicode-escape", "undefined", "unicode-escape", "utf-7"})
 
 
@@ -139,7 +146,7 @@ def _parse(path: Path) -> ElementTree.Element:
         raise DataError(f"unreadable annotation: {error.strerror}") from None
     parser = ElementTree.XMLParser(target=_NoDoctype())
     try:
-        parser.feed(_decoded(content))
+        parser.feed(_decode(content))
         root = parser.close()
     except ElementTree.ParseError as error:
         raise DataError(f"not valid XML: {error}") from None
@@ -148,25 +155,22 @@ def _parse(path: Path) -> ElementTree.Element:
     return root
 
 
-def _decoded(content: bytes) -> bytes | str:
-    """An XML file's content as text where its declaration names an encoding; the parser itself knows only a few.
+def _decode(content: bytes) -> str:
+    """An XML file's text, in the encoding that its first bytes or its declaration tell, else UTF-8.
 
-    Raises `DataError` for an encoding that Python does not know either, and for content that is not in it.
+    Raises `DataError` for an encoding that Python does not know, and for content that is not in it. (The parser itself
+    knows no encoding of several bytes but UTF-8 and UTF-16.)
     """
-    if content.startswith(codecs.BOM_UTF8):
-        return _text(content, "utf-8-sig")
     declared = re.match(rb"<\?xml[^>]*?\sencoding\s*=\s*[\"']([^\"'>]*)", content)
-    return content if declared is None else _text(content, declared[1].decode("ascii", "backslashreplace"))
-
-
-def _text(content: bytes, encoding: str) -> str:
+    encoding = declared[1].decode("ascii", "backslashreplace") if declared else "utf-8"
+    encoding = next((name for start, name in UNICODE_STARTS.items() if content.startswith(start)), encoding)
     try:
         codec = codecs.lookup(encoding).name
         if codec in NOT_OF_TEXT:
             raise LookupError
         return content.decode(codec)
     except UnicodeError:
-        raise DataError(f"not valid XML: expected text in {encoding!r}, the encoding that it names") from None
+        raise DataError(f"not valid XML: expected text in {encoding!r}") from None
     except (LookupError, ValueError):  # ValueError: a NUL in the name
         raise DataError(f"unknown encoding: {encoding!r}") from None
 
