@@ -90,6 +90,39 @@ def test_detections_become_labels(animals: Path, tmp_path: Path) -> None:
     assert labels(data) == [[[1.0, 0.5, 0.5, 0.5, 0.5]]]
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ([{"class": float("inf")}], "OverflowError"),
+        ([{"name": "a\nb"}], "expected text in one line"),
+        ([{}, {"name": "cat"}], "expected one name a class"),
+        ([{}, {"class": 2}], "expected one name a class"),
+        ("[" * 100000, "not a JSON file"),
+    ],
+)
+def test_detections_that_are_none(
+    animals: Path, tmp_path: Path, changes: str | list[dict[str, object]], message: str
+) -> None:
+    box = {"x1": 10, "y1": 5, "x2": 30, "y2": 15, "class": 1, "name": "dog", "score": 0.9}
+    image = str(animals.parent / "images" / "03.png")
+    file = tmp_path / "detections.json"
+    if isinstance(changes, str):
+        file.write_text(changes)
+    else:
+        file.write_text(json.dumps([{"path": image, "boxes": [box | change]} for change in changes]))
+    with pytest.raises(DataError, match=message):
+        autolabel(AutolabelOptions(str(file), tmp_path / "new"))
+
+
+def test_a_detection_without_size_is_a_problem(animals: Path, tmp_path: Path) -> None:
+    box = {"x1": 10, "y1": 5, "x2": 30, "y2": 15, "class": 1, "name": "dog", "score": 0.9}
+    row = {"path": str(animals.parent / "images" / "03.png"), "boxes": [box, box | {"x1": float("nan")}]}
+    (tmp_path / "detections.json").write_text(json.dumps([row]))
+    autolabel(AutolabelOptions(str(tmp_path / "detections.json"), tmp_path / "new"))
+    assert labels(tmp_path / "new" / "new.data") == [[[0.0, 0.5, 0.5, 0.5, 0.5]]]
+    assert "box of zero size: dog at nan" in (tmp_path / "new" / "problems.txt").read_text()
+
+
 def test_drawing(animals: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     folder = stats(StatsOptions(str(animals)))

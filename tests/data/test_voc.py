@@ -247,6 +247,19 @@ def test_names_that_fill_no_line(beside: Path, name: str) -> None:
     assert load_data(data).names == ("cat", "dog") and len(samples_of(data)) == 8
 
 
+@pytest.mark.parametrize("name", ["a\nb", "a\udcffb"])
+def test_file_names_that_fill_no_line(beside: Path, name: str) -> None:
+    """They cannot be in a list of images; others, such as those with wide spaces, can."""
+    (beside / "3.xml").rename(beside / f"{name}.xml")
+    (beside / "3.jpg").rename(beside / f"{name}.jpg")
+    for suffix in ("jpg", "xml"):
+        (beside / f"4.{suffix}").rename(beside / f"\u732b\u3000\u00a0.{suffix}")
+    data = convert(beside, "--valid", "0.2")
+    assert len(problems_of(data)) == 1 and "no name of a file: expected text in one line" in problems_of(data)[0]
+    samples = samples_of(data) | samples_of(data, "valid")
+    assert len(samples) == 9 and "\u732b\u3000\u00a0.jpg" in samples
+
+
 def test_an_image_that_is_listed_twice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     annotate(tmp_path / "voc/JPEGImages/a.jpg", [("dog", 1, 1, 9, 9)], tmp_path / "voc/Annotations/a.xml")
     (tmp_path / "voc/ImageSets/Main").mkdir(parents=True)

@@ -57,6 +57,11 @@ class Annotations:
         None, and a problem, if the image cannot be read; a problem if the size is not as said (the image's counts). A
         picture that was added before is returned again, with a problem.
         """
+        if not fits_line(str(name)):
+            self.problems.append(
+                Problem(source, None, f"no name of a file: expected text in one line, got {str(name)!r}")
+            )
+            return None
         if name in self._by_name:
             self.problems.append(Problem(source, None, f"image listed twice: {name}; its boxes are put together"))
             return self._by_name[name]
@@ -80,7 +85,7 @@ class Annotations:
         what = f"{box.name} at {box.left:g},{box.top:g},{box.right:g},{box.bottom:g} ({about})"
         x0, x1 = sorted((box.left, box.right))
         y0, y1 = sorted((box.top, box.bottom))
-        if x1 - x0 < TOLERANCE or y1 - y0 < TOLERANCE:
+        if not (x1 - x0 >= TOLERANCE and y1 - y0 >= TOLERANCE):  # also of NaN
             self.problems.append(Problem(source, None, f"box of zero size: {what}"))
             return
         left, right = (min(max(x, 0), picture.width) for x in (x0, x1))
@@ -97,10 +102,15 @@ class Annotations:
         self.counts["boxes clipped to the image"] += max(left - x0, top - y0, x1 - right, y1 - bottom) > TOLERANCE
 
 
+def fits_line(text: str) -> bool:
+    """Whether a text can be a line of a file: without control characters, line ends and halves of surrogate pairs."""
+    return not any(category(character) in {"Cc", "Cs", "Zl", "Zp"} for character in text)
+
+
 def check_class_name(name: str) -> str:
     """The name without space around it; raises `DataError` if it is empty or cannot stand in a line of a file."""
     name = name.strip()
-    if not name or any(category(character) in {"Cc", "Cs", "Zl", "Zp"} for character in name):
+    if not name or not fits_line(name):
         raise DataError(f"not a class name: expected text in one line, got {name!r}")
     return name
 
@@ -109,7 +119,7 @@ def safe_name(name: str, where: str) -> PurePosixPath:
     """A file name from an annotation file, relative and within its folder; anything else raises `DataError`."""
     path = PurePosixPath(name)
     outside = path.is_absolute() or PureWindowsPath(name).drive or ".." in path.parts or "\\" in name
-    if outside or not path.name or not name.isprintable():
+    if outside or not path.name or not fits_line(name):
         raise DataError(f"{where}: expected a file name within the folder, got {name!r}")
     return path
 
@@ -132,7 +142,7 @@ def possible_paths(name: str) -> list[PurePosixPath]:
                 parts = []
             elif part not in {"", "."}:
                 parts.append(part)
-        if text.isprintable():
+        if fits_line(text):
             paths += [PurePosixPath(*parts[start:]) for start in range(len(parts))]
     return paths
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from utils.data.annotations import Annotations, Box
+from utils.data.annotations import Annotations, Box, check_class_name
 from utils.data.formats import finish
 from utils.data.remap import numbered_name
 from utils.errors import DataError
@@ -44,7 +44,10 @@ def autolabel(options: AutolabelOptions) -> None:
     annotations, found, frames = Annotations(), dict[int, str](), 0
     for row in _rows(file):
         try:
-            found |= {int(box["class"]): str(box["name"]) for box in row["boxes"]}
+            for box in row["boxes"]:
+                label, name = int(box["class"]), check_class_name(str(box["name"]))
+                if found.setdefault(label, name) != name or list(found.values()).count(name) > 1:
+                    raise ValueError(f"expected one name a class, got {name!r} for {label} and another")
             if "frame" in row:
                 frames += 1
                 continue
@@ -54,8 +57,8 @@ def autolabel(options: AutolabelOptions) -> None:
                 if box["score"] >= options.conf:
                     edges = (float(box[key]) for key in ("x1", "y1", "x2", "y2"))
                     assert picture is not None
-                    annotations.add_box(picture, Box(str(box["name"]), *edges), file, f"in {image.name}")
-        except (KeyError, TypeError, ValueError) as error:
+                    annotations.add_box(picture, Box(found[int(box["class"])], *edges), file, f"in {image.name}")
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise DataError(f"{file}: not what detect.py --save-json writes ({error!r})") from None
     if frames:
         warn(f"{counted(frames, 'video frame')} left out: only images can be labelled")
@@ -75,7 +78,7 @@ def autolabel(options: AutolabelOptions) -> None:
 def _rows(file: Path) -> list[dict[str, Any]]:
     try:
         rows = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{file}: not a JSON file ({error})") from None
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise DataError(f"{file}: expected a list of pictures, as detect.py --save-json writes it")
