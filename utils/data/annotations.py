@@ -107,6 +107,11 @@ def fits_line(text: str) -> bool:
     return not any(category(character) in {"Cc", "Cs", "Zl", "Zp"} for character in text)
 
 
+def one_line(text: str) -> str:
+    """The text with what cannot be in a line of a file escaped."""
+    return text if fits_line(text) else "".join(each if fits_line(each) else repr(each)[1:-1] for each in text)
+
+
 def check_class_name(name: str) -> str:
     """The name without space around it; raises `DataError` if it is empty or cannot stand in a line of a file."""
     name = name.strip()

@@ -14,7 +14,7 @@ from typing import Annotated
 import numpy as np
 import tyro
 
-from utils.data.annotations import Annotations, Picture
+from utils.data.annotations import Annotations, Picture, one_line
 from utils.data.coco import read_coco
 from utils.data.datafile import read_names
 from utils.data.labels import Sample, label_places, report
@@ -139,7 +139,7 @@ def write_dataset(
             text += f"annotations={ANNOTATIONS}\n"
         (partial / f"{folder.name}.data").write_text(text, encoding="utf-8")
         (partial / f"{folder.name}.names").write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
-        problems = [str(problem) + "\n" for annotations in splits.values() for problem in annotations.problems]
+        problems = [f"{one_line(str(each))}\n" for annotations in splits.values() for each in annotations.problems]
         if problems:
             (partial / "problems.txt").write_text("".join(problems), encoding="utf-8")
     return Written(folder / f"{folder.name}.data", placed["linked"], placed["copied"])
