@@ -172,6 +172,7 @@ def test_darknet_mistakes(folder: Path, text: str, message: str) -> None:
         ("names: [a\ntrain: train.txt", r"set\.yaml:\d: not valid YAML"),
         ("just text", r"expected keys such as train"),
         ("names: {0: a, 0: b}", r"set\.yaml:1: not valid YAML: 0 is given twice"),
+        ("names: [a]\nkpt_shape: [17, 3]\ntrain: train.txt", r"kpt_shape: expected labels of boxes or polygons"),
         ("names: [" + "[" * 1000, r"set\.yaml: not valid YAML: nested too deeply"),
         ('names: ["a\\nb"]\ntrain: train.txt', r"names: expected class names without control characters, got 'a\\nb'"),
         (BOMB.format("names"), r"names: expected a name for class 0, got \[\["),

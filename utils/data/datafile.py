@@ -156,6 +156,8 @@ def _load_yaml(path: Path, test: bool) -> DataSpec:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     options = read_yaml(path, "keys such as train, val and names", DataError, words="names")
+    if options.get("kpt_shape") is not None:  # their lines would be taken for polygons
+        raise DataError(f"{path}: kpt_shape: expected labels of boxes or polygons, not of key points")
     for key in options:
         # Such files carry keys for other programs; one that is nearly ours is a slip of the pen.
         close = difflib.get_close_matches(str(key), YAML_KEYS, n=1, cutoff=0.75)
