@@ -15,7 +15,7 @@ each position look along its row and its column, by decoupled fully connected at
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -260,6 +260,7 @@ BOTTLENECKS = (  # Table 1: kernel, hidden channels, output channels, with squee
     (5, 960, 160, True, 1),
 )
 SQUEEZE, EMBEDDING = 960, 1280  # maps after the last bottleneck, and values that the classes are told from
+BISECTIONS = 20  # of a width multiplier, down to 4e-6
 PLAIN_BLOCKS = 2  # of version 2: bottlenecks before the first with attention
 
 
@@ -338,14 +339,52 @@ def net_of(tensors: Mapping[str, Tensor], path: str | Path) -> GhostNet:
     if not {"squeeze.0.weight", "classifier.3.weight"} <= tensors.keys():
         raise WeightsError(f"{path}: expected a whole GhostNet, with its last convolution and its classifier")
     last, squeeze = tensors["classifier.3.weight"], tensors["squeeze.0.weight"]
-    attention = any(".attention." in name for name in tensors)
+    variant: Variant = "v2" if any(".attention." in name for name in tensors) else "release"
     classes, width = len(last) if last.ndim else 0, len(squeeze) / SQUEEZE if squeeze.ndim else 0.0
     if not classes or not LEAST_WIDTH <= width <= MOST_WIDTH:
         expected = f"a GhostNet {LEAST_WIDTH:g} to {MOST_WIDTH:g} times as wide as the paper's"
         raise WeightsError(f"{path}: expected {expected}, got {classes} classes and {width:g} times")
-    network = GhostNet(classes, width, "v2" if attention else "release")
+    network = GhostNet(classes, fitting_width(_channels_in(tensors)), variant)
     load_tensors(network, dict(tensors), path)
     return network
+
+
+def channels_of(width: float) -> list[int]:
+    """The channels of a GhostNet's stem, of what its bottlenecks expand to and put out, and of its squeeze stage."""
+    paper = [16, *(count for _, hidden, out, *_ in BOTTLENECKS for count in (hidden, out)), SQUEEZE]
+    return [make_divisible(count * width) for count in paper]
+
+
+def _channels_in(tensors: Mapping[str, Tensor]) -> list[int]:
+    """The same of a state dict; 0 for what is missing."""
+
+    def count(*names: str) -> int:
+        return sum(len(tensors[name]) for name in names if name in tensors and tensors[name].ndim)
+
+    found = [count("features.0.0.weight")]
+    for number in range(1, len(BOTTLENECKS) + 1):
+        for part in (0, 3):
+            module = f"features.{number}.conv.{part}"
+            found.append(count(f"{module}.primary_conv.0.weight", f"{module}.cheap_operation.0.weight"))
+    return [*found, count("squeeze.0.weight")]
+
+
+def fitting_width(channels: Sequence[int]) -> float:
+    """The multiplier whose GhostNet has these channels, see `channels_of`; where none has, that of the last of them.
+
+    One of two decimals where there is such a one, as published networks have.
+    """
+    guess = round(channels[-1] / SQUEEZE, 2)
+    low, high, width = LEAST_WIDTH, MOST_WIDTH, guess
+    for _ in range(BISECTIONS):
+        own = channels_of(width)
+        narrow = any(mine < given for mine, given in zip(own, channels, strict=True))
+        wide = any(mine > given for mine, given in zip(own, channels, strict=True))
+        if narrow == wide:
+            return guess if narrow else width
+        low, high = (width, high) if narrow else (low, width)
+        width = (low + high) / 2
+    return guess
 
 
 # ---- In cfg files --------------------------------------------------------------------------------------------------

@@ -121,7 +121,7 @@ def prepare(
         fitting = min(ranks.gather(fitting_batch(learner, alone, size, device, dtype, channels=channels)))
         options = replace(options, batch_size=fitting * ranks.world)
         notes.append(f"--autobatch: {options.batch_size} images a step")
-    check_batch(options, len(samples[0]), size, model.largest_stride, ranks)
+    check_batch(options, len(samples[0]), model.graph, ranks)
     if options.batch_size > len(samples[0]):
         images = counted(len(samples[0]), "training image")
         notes.append(f"--batch-size {options.batch_size}, {images}: each epoch is one step with all of them")
@@ -288,11 +288,26 @@ def class_factors(options: TrainOptions, samples: list[Sample], names: tuple[str
     return tuple(factors.tolist())
 
 
-def check_batch(options: TrainOptions, images: int, size: tuple[int, int], stride: int, ranks: Ranks) -> None:
+def check_batch(options: TrainOptions, images: int, graph: Graph, ranks: Ranks) -> None:
     """Raise InputError for a batch that cannot be shared out, or one too small for batch normalisation."""
     check_shares(options.batch_size, images, ranks)
-    if min(options.batch_size, images) // ranks.world == 1 and max(size) <= stride:
-        raise InputError(f"one image of {size[0]}x{size[1]} a step: expected more images or a larger --img-size")
+    if min(options.batch_size, images) // ranks.world == 1 and normalises_single_values(graph):
+        raise InputError(
+            f"one image of {graph.net.width}x{graph.net.height} a step: expected more images, since "
+            f"batch normalisation has a single value of a channel, behind [avgpool] or in a map of one cell (there a "
+            f"larger --img-size helps, too)"
+        )
+
+
+def normalises_single_values(graph: Graph) -> bool:
+    """Whether one image gives some batch normalisation a single value of each channel, which cannot be trained with."""
+    with torch.device("meta"):
+        network = Darknet(graph)
+        try:
+            network(torch.empty(1, graph.net.channels, graph.net.height, graph.net.width))
+        except ValueError:  # by torch.nn.functional.batch_norm; the size itself has been checked
+            return True
+    return False
 
 
 def main(options: TrainOptions) -> None:

@@ -66,6 +66,17 @@ def test_a_text_file_called_jpg_is_skipped_and_named(trained: Path, data: Path, 
         assert words in done.stderr
 
 
+def test_unknown_keys_are_refused_in_training_unless_lenient(trained: Path, data: Path, tmp_path: Path) -> None:
+    (tmp_path / "typo.cfg").write_text((data / "x.cfg").read_text().replace("[net]", "[net]\nhieght=96"))
+    options = ["--cfg", "typo.cfg", "--data", data / "s.data", "--epochs", 1, "--workers", 0, "--batch-size", 8]
+    words = "typo.cfg:2: unknown key 'hieght' in [net], did you mean 'height'?"
+    assert_refused(run("train.py", *options, folder=tmp_path), f"{words} (train.py --lenient", tmp_path)
+    done = run("train.py", *options, "--lenient", "--name", "a", folder=tmp_path)
+    assert done.returncode == 0 and done.stderr.count(f"warning: {words}") == 1, done.stderr
+    looked = run("models.py", "--cfg", "typo.cfg", folder=tmp_path)
+    assert looked.returncode == 0 and looked.stderr.count(words) == 1
+
+
 def test_bad_input_of_each_command(trained: Path, data: Path, tmp_path: Path) -> None:
     pictures = data / "shapes" / "images" / "valid"
     (tmp_path / "empty").mkdir()

@@ -1,15 +1,33 @@
 """GhostNet against the published module tree, counts and weights (timm's); its cost as counted."""
 
+import random
+
 import pytest
 import timm
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ghost import DFCAttention, GhostBottleneck, GhostModule, GhostNet, SELayer, ghost_net, make_divisible, released_net
+from ghost import (
+    DFCAttention,
+    GhostBottleneck,
+    GhostModule,
+    GhostNet,
+    SELayer,
+    channels_of,
+    fitting_width,
+    ghost_net,
+    make_divisible,
+    net_of,
+    released_net,
+)
+from models import Darknet
 from tests.conftest import randomise
 from utils.errors import WeightsError
+from utils.network.graph import parse_graph
 from utils.network.summary import trace
+
+HEAD = "[yolo]\nanchors=1,2\nclasses=1\n"
 
 RELEASED = {"ghostnet_050": 0.5, "ghostnet_100": 1.0, "ghostnet_130": 1.3, "ghostnetv2_100": 1.0, "ghostnetv2_160": 1.6}
 
@@ -17,10 +35,59 @@ RELEASED = {"ghostnet_050": 0.5, "ghostnet_100": 1.0, "ghostnet_130": 1.3, "ghos
 def test_the_printed_network_is_the_documents(shared) -> None:
     document = [line.rstrip() for line in (shared / "golden" / "ghostnet-repr.txt").read_text().splitlines()]
     ours = [line.replace(", bias=True, track", ", track") for line in repr(ghost_net()).splitlines()]
-    assert len(ours) == len(document) + 31  # that many lines are missing in the document's middle
-    gap = next(number for number, (own, other) in enumerate(zip(ours, document, strict=False)) if own != other)
-    assert ours[:gap] == document[:gap] and ours[gap + 31 :] == document[gap:]
-    assert gap > 500
+    # 31 lines are missing in the document's middle: most of the last bottleneck, which is like the one before the last
+    # but one (Table 1: 5x5, 960, 160, SE), and the first of the squeeze stage
+    first, following, last = (document.index(f"    ({number}): GhostBottleneck(") for number in (14, 15, 16))
+    squeeze = [
+        "  )",
+        "  (squeeze): Sequential(",
+        "    (0): Conv2d(160, 960, kernel_size=(1, 1), stride=(1, 1), bias=False)",
+        "    (1): BatchNorm2d(960, eps=1e-05, momentum=0.1, affine=True, track_running_stats=True)",
+    ]
+    rest = document[document.index("    (2): ReLU(inplace=True)") :]
+    whole = [*document[: last + 1], *document[first + 1 : following], *squeeze, *rest]
+    assert len(whole) == len(document) + 31
+    assert ours == whole
+
+
+def test_widths_are_told_from_channels() -> None:
+    for hundredths in range(5, 401):
+        assert fitting_width(channels_of(hundredths / 100)) == hundredths / 100
+    chance = random.Random(0)
+    for width in (chance.uniform(0.05, 4) for _ in range(200)):
+        assert channels_of(fitting_width(channels_of(width))) == channels_of(width)
+    assert fitting_width([*channels_of(1)[:-1], 480]) == 0.5  # none fits
+
+
+@pytest.mark.parametrize("width", [0.07, 0.333])
+def test_networks_of_other_widths_load(width: float) -> None:
+    theirs = timm.models.ghostnet._create_ghostnet("ghostnet_100", width=width, num_classes=5)
+    found = released_net(theirs.state_dict())
+    assert sum(p.numel() for p in found.parameters()) == sum(p.numel() for p in theirs.parameters())
+    tensors = found.state_dict()
+    assert net_of(tensors, "x").width_mult == found.width_mult == pytest.approx(width, abs=0.002)
+    tensors["features.3.conv.0.primary_conv.0.weight"] = torch.zeros(6, 8, 1, 1)
+    with pytest.raises(WeightsError, match=r"^x: .*expected shape"):
+        net_of(tensors, "x")
+
+
+def test_statistics_follow_as_slowly_as_in_other_sections() -> None:
+    """Each batch has 3 % of the running statistics, in the sections as in Darknet-like convolutions."""
+    sections = ("convolutional", "ghost", "ghost_bottleneck", "batchnorm")
+    more = {"convolutional": "filters=8\nbatch_normalize=1", "ghost": "filters=8\nbatch_normalize=1"}
+    more |= {"ghost_bottleneck": "filters=8\nexpansion=12"}
+    text = "".join(f"[{name}]\n{more.get(name, '')}\n" for name in sections)
+    model = Darknet(parse_graph(f"[net]\nwidth=8\nheight=8\n{text}[convolutional]\nfilters=6\n{HEAD}")).train()
+    inputs: dict[nn.Module, torch.Tensor] = {}
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.register_forward_pre_hook(lambda module, x: inputs.update({module: x[0].detach()}))
+    with torch.no_grad():
+        model(torch.rand(4, 3, 8, 8))
+    assert len(norms) == len(inputs) == 8
+    for norm, x in inputs.items():
+        torch.testing.assert_close(norm.running_mean, 0.03 * x.mean((0, 2, 3)), rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(norm.running_var, 0.97 + 0.03 * x.var((0, 2, 3)), rtol=1e-4, atol=1e-6)
 
 
 def test_parameters_and_multiply_adds() -> None:

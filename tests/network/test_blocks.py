@@ -310,7 +310,7 @@ def test_contradictions_name_the_line() -> None:
         ("[convolutional]\nfilters=9\nshare_index=0\n", "share_index: expected a layer with weights"),
         (
             "[convolutional]\nfilters=17\n[yolo]\nanchors=4,4,8,8\nnum=2\nclasses=3\n",
-            "expected 17|expected 16 channels, got 17",
+            "cfg:18: \\[yolo\\] filters=.* in the layer before: expected 16 channels, got 17",
         ),
     ):
         with pytest.raises(CfgError, match=message):
@@ -342,6 +342,22 @@ def test_decode_by_darknets_formula(scale_x_y: float, new_coords: bool) -> None:
                 h = (4 * t[3] ** 2 if new_coords else np.exp(t[3])) * anchor_h
                 np.testing.assert_allclose(got[1, n], [x, y, w, h, *sigmoid(t[4:])], rtol=1e-4, atol=1e-4)
                 n += 1
+
+
+def test_pools_need_no_padding_where_pytorch_has_their_rule() -> None:
+    """A padding layer of its own is one more operation in every exported file."""
+    for keys, alone in (
+        ("size=2\nstride=2", True),
+        ("size=3\nstride=2", True),
+        ("size=5\nstride=1", True),
+        ("size=2\nstride=1", False),
+        ("size=4\nstride=2", False),
+    ):
+        pool = block_of("maxpool", keys, (3,))
+        assert (len(list(pool.children())) == 1) == alone, keys
+        for side in (7, 8):  # out = (w + padding - size) / stride + 1
+            size, stride = (int(key.split("=")[1]) for key in keys.split())
+            assert pool(torch.rand(1, 3, side, side)).shape[2] == (side - 1) // stride + 1, (keys, side, size)
 
 
 def test_mask_is_optional() -> None:

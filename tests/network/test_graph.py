@@ -1,6 +1,9 @@
 """Sections to one graph with absolute indices, and back to text."""
 
+import math
+
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -24,6 +27,78 @@ layers=-1,0
 [scale_channels]
 from=2
 """
+
+
+def priors(text: str) -> torch.Tensor:
+    """(A, 5+C) what a new network's first head gives where its input is 0: the biases alone."""
+    model = Darknet(parse_graph(f"[net]\nwidth=64\nheight=64\n{text}"))
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, torch.nn.Conv2d):
+                module.weight.zero_()
+    return model.eval().raw(torch.zeros(1, 3, 64, 64))[0][0, :, 0, 0].detach()
+
+
+@pytest.mark.parametrize("normal", ["", "batch_normalize=1\n"])
+@pytest.mark.parametrize(
+    "section",
+    [
+        "convolutional]\nstride=8",
+        "ghost]\nstride=8\nratio=2",
+        "ghost]\nstride=8\nratio=4",
+        "ghost]\nstride=8\nratio=16",
+    ],
+)
+def test_heads_start_at_plausible_rates(section: str, normal: str) -> None:
+    """About 8 objects in 640 x 640 pixels for each anchor, and the same for each class."""
+    found = priors(f"[{section}\nfilters=48\nactivation=linear\n{normal}[yolo]\nanchors=4,4,8,8\nnum=2\nclasses=19\n")
+    assert found.shape == (2, 24)
+    objects = found[:, 4].sigmoid() * (640 / 8) ** 2
+    torch.testing.assert_close(objects, torch.full((2,), 8.0), rtol=0.01, atol=0)
+    torch.testing.assert_close(found[:, 5:].exp(), torch.full((2, 19), 0.6 / 19), rtol=1e-4, atol=0)
+    if normal:  # beta starts at 0; a convolution's own bias by chance
+        assert (found[:, :4] == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("section", "known"),
+    [
+        ("[convolutional]\nfilters=16\nstride=8\nbatch_normalize=1\nactivation=linear\n[batchnorm]\n", True),
+        ("[convolutional]\nfilters=8\nstride=8\n[ghost_bottleneck]\nfilters=16\nexpansion=6\n", True),
+        ("[convolutional]\nfilters=16\nstride=8\n[se]\nsqueezed=4\n", False),
+        ("[convolutional]\nfilters=16\nstride=8\n[convolutional]\nfilters=16\n[shortcut]\nfrom=-2\n", False),
+        ("[convolutional]\nfilters=8\nstride=8\n[convolutional]\nfilters=8\n[route]\nlayers=-1,-2\n", False),
+        ("[convolutional]\nfilters=16\nstride=4\n[maxpool]\nstride=2\n", False),
+        ("[convolutional]\nfilters=16\nstride=8\n[activation]\nactivation=leaky\n", False),
+        ("[convolutional]\nfilters=16\nstride=8\n[dropout]\n", False),
+    ],
+)
+def test_heads_behind_other_blocks(section: str, known: bool) -> None:
+    """Where no layer adds a bias to the head's input there is no place for a rate; nothing else is changed for it."""
+    text = f"{section}[yolo]\nanchors=4,4,8,8\nnum=2\nclasses=3\n"
+    assert torch.isclose(priors(text)[:, 4], torch.tensor(math.log(8 / 80**2))).all() == known
+    gates = Darknet(parse_graph(f"[net]\n{text}")).state_dict().get("blocks.1.se.fc.2.bias")
+    assert gates is None or (gates == 0.5).all()
+
+
+def test_fitted_heads_may_say_what_a_cfg_may_say() -> None:
+    text = "[net]\n[ghost]\nfilters=36\nratio=2\n[yolo]\nanchors=1,1,2,2,3,3\nnum=3\nclasses=7\n"
+    assert Darknet(fit_heads(parse_graph(text), 3)).num_classes == 3
+    with pytest.raises(CfgError, match=r"cfg:2: \[ghost\] filters=21: expected a multiple of ratio=2"):
+        fit_heads(parse_graph(text), 2)
+
+
+def test_inert_layer_indices_move_with_their_layers() -> None:
+    """Darknet's embedding_layer, a layer index, in a network whose layers are renumbered."""
+    text = "[net]\n[ghost]\nfilters=8\n[convolutional]\nfilters=24\n[convolutional]\nfilters=24\n"
+    text += "[yolo]\nanchors=1,1,2,2,3,3\nnum=3\nclasses=3\nembedding_layer="
+    for written in ("-2", "1"):
+        graph = parse_graph(text + written + "\n")
+        assert graph.heads()[0].sources == (2,) and graph.consumers(1) == [2]
+        plain = expand(graph, Darknet(graph).blocks)
+        assert [node.kind for node in plain.nodes][3:] == ["convolutional", "convolutional", "yolo"]
+        assert plain.nodes[5].options.embedding_layer == 3 and "\nembedding_layer=-2\n" in plain.to_cfg()
+        assert parse_graph(plain.to_cfg()) == plain
 
 
 def test_sources_are_absolute() -> None:

@@ -75,6 +75,66 @@ def test_ghost_bottlenecks_without_squeeze_and_excitation(name: str, tmp_path: P
     assert_written_out_equal(Darknet(graph.with_options(changes)).eval(), tmp_path)
 
 
+BASE = """[net]
+width=96
+height=96
+[convolutional]
+filters=8
+size=3
+stride=4
+pad=1
+batch_normalize=1
+activation=leaky
+[convolutional]
+filters=16
+size=3
+stride=4
+pad=1
+batch_normalize=1
+activation=leaky
+[convolutional]
+filters=16
+size=1
+activation=linear
+[yolo]
+mask=0,1
+anchors=20,20,40,40
+num=2
+classes=3
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "as_it_is"),
+    [  # what OpenCV refuses or reads in another way is compared as this project writes it
+        ("[net]\n", "[net]\nbatch=1\nbatch=64\n", True),
+        ("filters=8\n", "filters=8.0\n", True),
+        ("pad=1\n", "pad=2\n", True),
+        ("anchors=20,20", "anchors=0,3", True),
+        ("batch_normalize=1\n", "batch_normalize=2\n", False),
+        ("num=2", "num=9", False),
+        ("40,40\n", "40,40,80,80\n", False),
+        ("num=2\n", "", False),
+        ("mask=0,1\n", "", False),
+        ("filters=16\nsize=1", "filters=1  6\nsize=1", False),
+    ],
+)
+def test_cfgs_from_the_wild(old: str, new: str, as_it_is: bool, tmp_path: Path) -> None:
+    """The same network as without the oddity."""
+    assert old in BASE
+    plain, cfg, weights = tmp_path / "plain.cfg", tmp_path / "x.cfg", tmp_path / "x.weights"
+    plain.write_text(BASE)
+    cfg.write_text(BASE.replace(old, new, 1))
+    model = load_model(cfg)
+    randomise(model)
+    save_weights(model, weights)
+    blob = np.random.default_rng(0).random((1, 3, 96, 96), dtype=np.float32)
+    if not as_it_is:
+        cfg.write_text(model.graph.to_cfg())
+    assert_heads_equal(model, cfg, weights, blob)
+    assert_heads_equal(load_model(plain, weights), cfg, weights, blob)
+
+
 def assert_written_out_equal(model: Darknet, folder: Path) -> None:
     randomise(model)
     model = _expanded(model)

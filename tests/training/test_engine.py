@@ -1,5 +1,6 @@
 """One step: skipped where it is not finite, averaged over several where asked, clipped, frozen where asked."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +10,17 @@ from torch import nn
 
 from models import Darknet
 from tests.training.small import CFG
+from train import check_batch
 from utils.errors import InputError, Stopped
 from utils.network.graph import parse_graph
 from utils.training.assign import head_specs
+from utils.training.distributed import Ranks
 from utils.training.engine import Totals, Trainee, train_one_epoch
 from utils.training.freeze import freeze, frozen_layers
 from utils.training.guard import Guard
 from utils.training.loss import DetectionLoss
 from utils.training.optimizers import make_optimizer
+from utils.training.options import TrainOptions
 from utils.training.schedule import Average, Schedule, ScheduleOptions
 from utils.training.stop import StopRequest
 
@@ -231,3 +235,33 @@ def test_a_signal_ends_it_after_the_step() -> None:
     with pytest.raises(Stopped) as caught:
         run(one, Loader(), stop, totals)
     assert caught.value.number == 15 and totals.steps == 3 and one.average.updates == 3
+
+
+@pytest.mark.parametrize(
+    ("cfg", "single"),
+    [
+        (CFG, False),
+        (CFG.replace("[yolo]", "[avgpool]\n[scale_channels]\nfrom=-2\n[yolo]"), False),
+        (
+            CFG.replace(
+                "[yolo]",
+                "[avgpool]\n[convolutional]\nfilters=12\nbatch_normalize=1\nactivation=logistic\n"
+                "[scale_channels]\nfrom=-3\n[yolo]",
+            ),
+            True,
+        ),
+        (CFG.replace("width=64", "width=8").replace("height=64", "height=8"), True),
+    ],
+)
+def test_a_single_image_cannot_be_normalised_by_itself(cfg: str, single: bool) -> None:
+    """Behind [avgpool], or where the last map has one cell, PyTorch refuses to train with one image."""
+    graph, one = parse_graph(cfg), TrainOptions(batch_size=1)
+    check_batch(replace(one, batch_size=2), 9, graph, Ranks())
+    if not single:
+        check_batch(one, 9, graph, Ranks())
+        return
+    for options, images in ((one, 9), (replace(one, batch_size=4), 1)):
+        with pytest.raises(InputError, match=r"^one image of \d+x\d+ a step: expected more images"):
+            check_batch(options, images, graph, Ranks())
+    with pytest.raises(ValueError, match="more than 1 value per channel"):
+        Darknet(graph).train()(torch.rand(1, 3, graph.net.height, graph.net.width))

@@ -203,3 +203,14 @@ def test_sure_false_alarms_of_new_coords_have_a_gradient_in_bfloat16() -> None:
         gradients.append(bias.grad.view(2, 6)[:, 4].clone())
     assert gradients[0].min() > 0.1
     torch.testing.assert_close(gradients[1], gradients[0], rtol=0.02, atol=0)
+
+
+def test_an_anchor_without_area_learns_nothing_and_breaks_nothing() -> None:
+    """Darknet reads such anchors, too: no box is as wide as they are."""
+    text = "[net]\nwidth=32\nheight=32\n[convolutional]\nfilters=16\nstride=8\nactivation=linear\n"
+    model = Darknet(parse_graph(text + "[yolo]\nanchors=0,3,8,8\nnum=2\nclasses=3\n"))
+    targets = torch.tensor([[0, 1, 0.5, 0.5, 0.25, 0.25], [1, 2, 0.3, 0.3, 0.2, 0.3]])
+    loss, parts = DetectionLoss(head_specs(model))(model(torch.rand(2, 3, 32, 32)), targets, (32, 32))
+    loss.backward()
+    assert parts.isfinite().all() and all(p.grad.isfinite().all() for p in model.parameters())
+    assert (parts > 0).all()

@@ -155,9 +155,9 @@ def sources_of(kind: BlockKind, options: Options, index: int) -> tuple[int, ...]
     return {"previous": (index - 1,), "listed": named, "both": (index - 1, *named)}[kind.reads]
 
 
-def references(options: Options) -> tuple[int, ...]:
-    """The layers that a section names as those it reads."""
-    return tuple(target for _, targets in _references(options, "source") for target in targets)
+def references(options: Options, role: str = "source") -> tuple[int, ...]:
+    """The layers that a section names as those it reads; or as those with another `role`, see `option`."""
+    return tuple(target for _, targets in _references(options, role) for target in targets)
 
 
 def _references(options: Options, role: str | None = None) -> Iterable[tuple[dataclasses.Field[Any], tuple[int, ...]]]:

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from utils.errors import InputError
-from utils.network.graph import Graph, renumber
+from utils.network.graph import Graph, references, renumber
 
 
 @dataclass(frozen=True)
@@ -59,9 +59,9 @@ def _residual(model: Any, index: int) -> ResidualBlock | None:
 
 
 def _is_shared(graph: Graph, place: int, inside: range) -> bool:
-    """Whether a layer outside has this one's weights (`share_index`)."""
+    """Whether a layer outside has this one's weights (`share_index`), or names it for Darknet (`embedding_layer`)."""
     others = (node.options for node in graph.nodes if node.index not in inside)
-    return any(getattr(options, "share_index", None) == place for options in others)
+    return any(place in references(options, role) for options in others for role in ("weights", "inert"))
 
 
 def remove_block(model: Any, block: ResidualBlock, build: Callable[[Graph], Any]) -> Any:

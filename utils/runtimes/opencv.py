@@ -31,14 +31,14 @@ class OpenCv(Runtime):
             cv2.setNumThreads(threads)
         info = NetworkInfo.from_json(metadata.read_text(encoding="utf-8"), metadata)
         try:
-            written = cfg.read_text(encoding="utf-8")
+            written = cfg.read_text(encoding="utf-8", errors="replace")  # comments may be in any encoding
             self.normalises = "batch_normalize=1" in written  # by itself, with another epsilon
             text = written.replace("[yolo]", f"[yolo]\nthresh={LEAST}")
             self.net = cv2.dnn.readNetFromDarknet(
                 np.frombuffer(text.encode(), np.uint8), np.fromfile(weights, np.uint8)
             )
         except cv2.error as error:
-            raise InputError(f"{cfg}: cannot be loaded by OpenCV ({str(error).strip()})") from None
+            raise InputError(f"{cfg}: cannot be loaded by OpenCV ({' '.join(str(error).split())})") from None
         self.outputs = self.net.getUnconnectedOutLayersNames()
         super().__init__(info)
 
@@ -46,8 +46,12 @@ class OpenCv(Runtime):
         """One pass. Its heads give boxes as shares of the input, and scores instead of class probabilities."""
         height, width = images.shape[1:3]
         self.net.setInput(planes(images))
+        try:
+            maps = self.net.forward(self.outputs)
+        except cv2.error as error:
+            raise InputError(f"OpenCV could not compute the network ({' '.join(str(error).split())})") from None
         heads = []
-        for head, anchors in zip(self.net.forward(self.outputs), self.info.anchors, strict=True):
+        for head, anchors in zip(maps, self.info.anchors, strict=True):
             cells = head.reshape(len(images), -1, len(anchors), head.shape[-1])  # (B, H*W, A, 5+C)
             heads.append(cells.transpose(0, 2, 1, 3).reshape(len(images), -1, head.shape[-1]))
         predictions = np.concatenate(heads, axis=1)
