@@ -226,7 +226,7 @@ class Detector:
         self.predictor = make_predictor(self.options, weights)
 
     def __call__(self, pictures: Picture | Sequence[Picture]) -> list[Result]:
-        """A Result for each picture, and for each frame of a video."""
+        """A Result for each picture. Raises InputError for videos and folders, which need not fit into memory."""
         several = pictures if isinstance(pictures, Sequence) and not isinstance(pictures, str) else [pictures]
         frames = (frame for picture in several for frame in self._frames(picture))
         return [result for batch in batches(frames, self.options.batch_size) for result in self.predictor(batch)]
@@ -234,8 +234,10 @@ class Detector:
     def _frames(self, picture: Picture) -> Iterator[Frame]:
         if isinstance(picture, str | Path):
             source = open_source(str(picture), self.options.recursive, self.options.vid_stride)
-            if source.live:
-                raise InputError(f"{picture}: a live source has no end; expected detect() for it")
+            if source.live or source.length != 1:
+                raise InputError(
+                    f"{picture}: expected one image; detect() takes videos, folders and streams, a picture at a time"
+                )
             yield from source.frames()
         elif isinstance(picture, Image.Image):
             yield Frame(from_pillow(picture), getattr(picture, "filename", ""))

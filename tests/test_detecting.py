@@ -324,6 +324,16 @@ def test_from_python(trained: Path, data: Path, video: Path) -> None:
         detect(DetectOptions(weights=weights, source="gone.jpg"))
 
 
+def test_a_detector_takes_images_alone(data: Path, video: Path, tmp_path: Path) -> None:
+    """A list of all frames of a film would not fit into memory."""
+    detector = Detector(str(data / "x.cfg"))
+    several = data / "shapes" / "images" / "valid"
+    for source in (video, several, str(several / "*.jpg"), "http://127.0.0.1:9/film.mp4", "rtsp://127.0.0.1:9/live"):
+        with pytest.raises(InputError, match=r"expected one image; detect\(\) takes videos"):
+            detector(source)
+    assert len(detector([several / "0000.jpg", several / "0001.jpg"])) == 2
+
+
 def test_from_the_hub(trained: Path, data: Path) -> None:
     file = data / "shapes" / "images" / "valid" / "0001.jpg"
     load = {"source": "local", "weights": str(trained / "best.pt"), "conf": 0.0, "max_det": 7}

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,6 +20,14 @@ PROJECT = Path(__file__).resolve().parent.parent
 def user_path(name: str | Path) -> Path:
     """A path with `~` and `~user` expanded; as it is where there is no such user."""
     return Path(os.path.expanduser(name))  # noqa: PTH111 (Path.expanduser raises RuntimeError)
+
+
+def natural_order(path: Path) -> list[list[tuple[bool, int, str]]]:
+    """A key to sort paths by, their numbers as numbers: 1.jpg, 2.jpg, 10.jpg."""
+    return [
+        [(not number, int(part) if number else 0, part) for part in parts for number in [re.fullmatch("[0-9]+", part)]]
+        for parts in (re.split("([0-9]+)", name) for name in path.parts)
+    ]
 
 
 def find_file(name: str | Path, folder: str, error: type[InputError] = InputError) -> Path:

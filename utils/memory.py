@@ -8,6 +8,8 @@ from utils.errors import InputError
 
 CGROUP = Path("/sys/fs/cgroup")  # version 2: the limit of a container, below the machine's memory
 
+SHARED_MEMORY_ADVICE = "a container has more by --shm-size=8g (or --ipc=host)"
+
 
 def available_bytes() -> int:
     """Bytes that can be taken now: what the machine has free, or what is left of the container's limit if less."""
@@ -33,6 +35,14 @@ def check_memory(needed: int, what: str, advice: str, share: float = 0.8) -> Non
     available = available_bytes()
     if needed > share * available:
         raise InputError(f"{what} needs {size_words(needed)}, {size_words(available)} are free: {advice}")
+
+
+def shared_memory_words(error: BaseException) -> str | None:
+    """What to do about an error that comes of too little shared memory; None of any other."""
+    signs = ("shared memory", "Bus error", "torch_shm")
+    if not any(sign in str(error) for sign in signs):
+        return None
+    return f"shared memory (/dev/shm) is exhausted: {SHARED_MEMORY_ADVICE}, or take fewer --workers (0 needs none)"
 
 
 def tree_bytes() -> int:

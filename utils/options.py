@@ -14,6 +14,7 @@ import tyro
 
 from utils.errors import InputError, Stopped
 from utils.log import quiet_opencv, say, terminal_output
+from utils.memory import shared_memory_words
 from utils.old_options import current_arguments
 from utils.threads import end_process
 
@@ -82,6 +83,12 @@ def _run(
         return 1
     except (InputError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except RuntimeError as error:
+        words = shared_memory_words(error)  # of a loading process it is told at any moment
+        if words is None:
+            raise
+        print(f"error: {words}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)

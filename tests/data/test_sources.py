@@ -127,6 +127,48 @@ def test_folder_is_sorted_flat_and_mixed(tmp_path: Path) -> None:
     assert paths(str(tmp_path), recursive=True)[-1] == str(tmp_path / "sub" / "d.png")
 
 
+def test_frames_are_in_natural_order(tmp_path: Path) -> None:
+    """1, 2 ... 10, 11, as they were taken, in folders and patterns; other names as ever."""
+    numbers = [1, 2, 3, 9, 10, 11, 100]
+    for number in numbers:
+        write_image(tmp_path / "plain" / f"{number}.png", 1)
+        write_image(tmp_path / "mixed" / f"cam2_frame{number}_²a.png", 1)
+        write_image(tmp_path / "deep" / f"take{number}" / "x.png", 1)
+    for name in ("007.png", "7.png", "b.png", "a.png", "².png"):
+        write_image(tmp_path / "others" / name, 1)
+    for source, folder in (("plain", "plain"), ("plain/*.png", "plain"), ("mixed", "mixed")):
+        found = [Path(path) for path in paths(str(tmp_path / source))]
+        assert [int(path.stem.removeprefix("cam2_frame").removesuffix("_²a")) for path in found] == numbers, folder
+    deep = paths(str(tmp_path / "deep"), recursive=True)
+    assert [int(Path(path).parent.name.removeprefix("take")) for path in deep] == numbers
+    assert [Path(path).name for path in paths(str(tmp_path / "others"))] == [
+        "007.png", "7.png", "a.png", "b.png", "².png"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("suffix", "times"), [
+    ("mkv", [0, 0.04, 0.08, 3600, 3600.04]),  # a gap of an hour
+    ("webm", [10, 10.04, 10.08, 10.12]),  # begins at 10 s
+    ("mp4", [0, 1, 1.04, 7, 30]),
+])  # fmt: skip
+def test_a_varying_rate_is_no_damage(
+    tmp_path: Path, suffix: str, times: list[float], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """And the number of frames is told where the file knows it, never guessed."""
+    path = tmp_path / f"v.{suffix}"
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream("libvpx" if suffix == "webm" else "libx264", rate=25)
+        stream.width, stream.height, stream.codec_context.time_base = 64, 48, Fraction(1, 1000)
+        for index, seconds in enumerate(times):
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), index * 9, np.uint8), format="bgr24")
+            frame.pts, frame.time_base = round(seconds * 1000), Fraction(1, 1000)
+            file.mux(stream.encode(frame))
+        file.mux(stream.encode())
+    source = open_source(str(path))
+    assert source.length == (len(times) if suffix == "mp4" else None)
+    assert len(list(source.frames())) == len(times) and not capfd.readouterr().err
+
+
 def test_glob(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("x/1.png", "x/2.png", "y/3.png"):
         write_image(tmp_path / name, 1)

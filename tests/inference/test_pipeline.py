@@ -74,3 +74,21 @@ def test_behinds_errors_come_out_and_nothing_hangs() -> None:
             behind.put(number)
     with pytest.raises(OSError, match="disk full"), Behind(work, 5) as behind:
         behind.put(1)
+
+
+def test_behind_does_nothing_after_an_error() -> None:
+    """What waits when a write fails is left: the disk is full, and the next would be as wrong."""
+    done: list[int] = []
+    begun = threading.Event()
+
+    def work(item: int) -> None:
+        done.append(item)
+        if item == 1:
+            begun.wait(5)  # until the others wait
+            raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"), Behind(work, 5) as behind:
+        for number in range(5):
+            behind.put(number)
+        begun.set()
+    assert done == [0, 1]

@@ -1,5 +1,6 @@
 """Samples as tensors: what the network gets in training and in evaluation, and how batches are made of them."""
 
+import contextlib
 import os
 import signal
 import sys
@@ -18,6 +19,7 @@ from utils.data.cache import Pictures
 from utils.data.images import read_image
 from utils.data.labels import Sample
 from utils.data.sampler import Key, StepSampler
+from utils.data.shared_memory import fitting_workers
 from utils.errors import DataError
 from utils.letterbox import Placement, letterbox, stretch, to_channels
 from utils.log import warn
@@ -37,7 +39,9 @@ class Skipped:
     """Names each image that cannot be decoded once, whichever of the loading processes meets it first."""
 
     def __init__(self, count: int) -> None:
-        self.known = torch.zeros(count, dtype=torch.bool).share_memory_()
+        self.known = torch.zeros(count, dtype=torch.bool)
+        with contextlib.suppress(RuntimeError):  # no shared memory: then there are no loading processes
+            self.known.share_memory_()
 
     def report(self, index: int, error: DataError) -> None:
         """Say it, unless it was said before."""
@@ -226,7 +230,11 @@ def make_evaluation_loader(dataset: EvaluationSet, batch_size: int, workers: int
 def batch_loader(
     dataset: Dataset[Any], batches: Iterable[list[Any]], collate: Callable[[Any], Any], workers: int, pin: bool = False
 ) -> DataLoader[Any]:
-    """Batches of these keys or indices, made by `workers` processes; it can be used many times."""
+    """Batches of these keys or indices, made by `workers` processes, or by as many as shared memory has room for.
+
+    It can be used many times.
+    """
+    workers = fitting_workers(workers, lambda: collate([dataset[key] for key in next(iter(batches), [])]))
     return DataLoader(
         dataset,
         batch_sampler=batches,

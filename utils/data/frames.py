@@ -6,7 +6,7 @@ import time
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePath
 from typing import Any
 
@@ -141,7 +141,7 @@ def _video_frames(source: str, stride: int) -> Iterator[Frame]:
     capture = open_capture(source)
     name, index, seconds = public_name(source), 0, -1.0
     try:
-        video = video_info(capture)
+        video = replace(video_info(capture), frames=_stated_frames(source))
         start = time.perf_counter()
         while capture.grab():
             said = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
@@ -162,14 +162,29 @@ def _video_frames(source: str, stride: int) -> Iterator[Frame]:
 
 
 def video_info(capture: cv2.VideoCapture) -> VideoInfo:
-    """What an opened capture says of itself."""
-    frames = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+    """What an opened capture says of itself, without the number of frames."""
     return VideoInfo(
         fps=capture.get(cv2.CAP_PROP_FPS) or 25.0,
         width=int(capture.get(cv2.CAP_PROP_FRAME_WIDTH)),
         height=int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT)),
-        frames=frames if frames > 0 else None,
+        frames=None,
     )
+
+
+def _stated_frames(source: str) -> int | None:
+    """How many frames a video's index has; None where there is no index (mkv, webm, ts, gif), or no package av.
+
+    OpenCV's own number is length by rate there, which is far off where the rate varies.
+    """
+    try:
+        import av
+    except ImportError:
+        return None
+    try:
+        with av.open(source, timeout=TIMEOUT) as container:
+            return container.streams.video[0].frames or None
+    except (av.error.FFmpegError, IndexError):
+        return None
 
 
 def frame_count(source: str, stride: int = 1) -> int | None:
@@ -178,9 +193,5 @@ def frame_count(source: str, stride: int = 1) -> int | None:
         return 1
     if is_address(source):
         return None
-    capture = open_capture(source)
-    try:
-        frames = video_info(capture).frames
-    finally:
-        capture.release()
+    frames = _stated_frames(source)
     return None if frames is None else -(-frames // stride)

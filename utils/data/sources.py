@@ -20,7 +20,7 @@ from utils.data.frames import (
 from utils.data.images import IMAGE_SUFFIXES
 from utils.data.streams import Screen, Streams
 from utils.errors import DataError
-from utils.files import user_path
+from utils.files import natural_order, user_path
 from utils.log import counted, warn
 
 MAX_CAMERAS = 100
@@ -105,7 +105,7 @@ def open_source(source: str, recursive: bool = False, stride: int = 1) -> Source
         return _open_list(path, stride) if path.suffix.lower() in LIST_SUFFIXES else Files(source, [str(path)], stride)
     if glob.has_magic(source):
         matches = [Path(match) for match in glob.glob(str(path), recursive=True)]  # noqa: PTH207 (absolute patterns)
-        matches = sorted(match for match in matches if match.suffix.lower() in KNOWN and match.is_file())
+        matches = [match for match in matches if match.suffix.lower() in KNOWN and match.is_file()]
         return Files(source, _named(matches, source, "matches this pattern"), stride)
     if source.isdecimal() and int(source) < MAX_CAMERAS:
         return Streams([source], stride)
@@ -117,7 +117,7 @@ def open_source(source: str, recursive: bool = False, stride: int = 1) -> Source
 def _named(paths: list[Path], source: str, where: str) -> list[str]:
     if not paths:
         raise DataError(f"{source}: no image or video {where}")
-    return [str(path) for path in paths]
+    return [str(path) for path in sorted(paths, key=natural_order)]
 
 
 def _open_list(file: Path, stride: int) -> Source:

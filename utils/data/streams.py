@@ -63,7 +63,7 @@ class _Reader(ReadingThread):
 
     def _read(self, capture: Any) -> None:
         """Until there is no frame any more."""
-        video, back = replace(video_info(capture), frames=None, live=True), self.count > 0
+        video, back = replace(video_info(capture), live=True), self.count > 0
         while not self.ending.is_set() and capture.grab():
             self.count += 1
             if back:

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 
 from utils.errors import DataError, InputError, Stopped
-from utils.memory import check_memory
+from utils.memory import check_memory, shared_memory_words
 from utils.training.stop import StopRequest
 
 WORKER_BYTES = 150 * 10**6  # a generous share for each loading process: of its own it took 20 MB, the rest is shared
@@ -28,6 +28,8 @@ def explained(batch_size: int, stop: StopRequest) -> Iterator[None]:
         if "DataLoader worker" in str(error):
             if stop.number:
                 raise Stopped(stop.number, whole=False) from None
+            if words := shared_memory_words(error):
+                raise InputError(words) from None
             raise InputError(
                 "a process that loads images was killed, most likely by the system for lack of memory: try fewer "
                 "--workers, --cache off or disk, or a smaller --batch-size"
