@@ -37,7 +37,7 @@ from utils.network.backbone import CLASSIFIER, read_state
 from utils.network.ghosts import Variant, classifier_cfg, parse_classifier
 from utils.network.summary import trace
 from utils.network.weights import Checkpoint, is_own, load_tensors, read_checkpoint, read_content, save_checkpoint
-from utils.options import check_loading, choose_device, run_command
+from utils.options import check_loading, check_types, choose_device, run_command
 from utils.precision import choose_precision, precision_words
 from utils.runtimes.opening import find_exported, open_for_command
 from utils.training.checkpoint import data_fingerprint, find_run, reopen, resumed_options
@@ -258,6 +258,7 @@ class ClassValOptions:
 
 def validate(options: ClassValOptions) -> ClassifierMetrics:
     """Measure, print each class's figures, and write metrics.json, confusion.png and predictions.jpg."""
+    check_types(options)
     check_loading(options.batch_size, options.workers)
     if options.part not in ("train", "valid", "test"):
         raise InputError(f"--part {options.part}: expected train, valid or test")
@@ -301,6 +302,7 @@ def predict(options: PredictOptions) -> Iterator[tuple[str, list[tuple[str, floa
 
     Raises InputError for weights or a source that cannot be used.
     """
+    check_types(options)
     model, names, size = open_classifier(options.weights, options.device)
     frames = open_source(options.source).frames()
     compute = probabilities_by(model)

@@ -29,7 +29,16 @@ from utils.inference.window import Window
 from utils.inference.writer import Outputs, Writer
 from utils.log import counted, progress, say
 from utils.names import class_names, pick_classes, read_names
-from utils.options import OnOff, check_at_least, check_thresholds, choose_device, parse_size, run_command, set_threads
+from utils.options import (
+    OnOff,
+    check_at_least,
+    check_thresholds,
+    check_types,
+    choose_device,
+    parse_size,
+    run_command,
+    set_threads,
+)
 from utils.runtimes.opening import find_exported, open_for_command, warn_of_nms
 from utils.runtimes.runtime import Runtime
 
@@ -157,7 +166,8 @@ class Job:
 
 
 def check(options: DetectOptions) -> None:
-    """Raise InputError for a number that cannot be."""
+    """Raise InputError for a value that cannot be."""
+    check_types(options)
     check_thresholds(options.conf, options.iou)
     check_at_least(1, vid_stride=options.vid_stride, max_det=options.max_det, batch_size=options.batch_size)
     if not 0 <= options.overlap <= 0.9:
@@ -218,7 +228,8 @@ class Detector:
     Without weights it is freshly initialised. Raises InputError for bad input.
     """
 
-    def __init__(self, cfg: str | None = None, weights: str | None = None, **options: Any) -> None:
+    def __init__(self, cfg: str | Path | None = None, weights: str | Path | None = None, **options: Any) -> None:
+        cfg, weights = (None if path is None else str(path) for path in (cfg, weights))
         self.options = DetectOptions(weights=weights or "", source="", cfg=cfg, **options)
         if self.options.track or self.options.count_line is not None:
             raise InputError("a Detector looks at pictures one by one: expected detect() for track and count_line")

@@ -28,7 +28,7 @@ from utils.log import counted, say
 from utils.names import warn_of_other_names
 from utils.network.expand import expanded, folded
 from utils.network.weights import is_own, read_content
-from utils.options import OnOff, check_thresholds, parse_size, run_command
+from utils.options import OnOff, check_thresholds, check_types, parse_size, run_command
 from utils.runtimes.opening import find_exported, open_exported
 from utils.runtimes.pytorch import PyTorch, describe
 from utils.runtimes.runtime import NetworkInfo, Precision, Runtime
@@ -110,6 +110,7 @@ class Subject:
 
 def export(options: ExportOptions) -> Sequence[Exported | ExportedClassifier]:
     """Write, check and keep each format; what fails the check is not kept. Raises InputError."""
+    check_types(options)
     formats = parse_formats(options.format)
     check_formats(formats, dynamic=options.dynamic, half=options.half, nms=options.nms, int8=options.int8)
     if options.int8 and (options.half or options.data is None):

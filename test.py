@@ -31,6 +31,7 @@ from utils.options import (
     check_at_least,
     check_loading,
     check_thresholds,
+    check_types,
     choose_device,
     parse_size,
     run_command,
@@ -123,6 +124,7 @@ def prepare(options: TestOptions) -> Subject:
     """Network, images and settings. Raises InputError for bad input."""
     if options.weights is None:
         raise InputError("--weights: expected the weights to measure (or --compare A B)")
+    check_types(options)
     device = choose_device(options.device)
     check_thresholds(options.conf, options.iou)
     check_loading(options.batch_size, options.workers)

@@ -38,7 +38,7 @@ from utils.training.distill import Distilled, DistillLoss, check_teacher
 from utils.training.distributed import Ranks
 from utils.training.freeze import freeze, frozen_layers, ranges
 from utils.training.loss import DetectionLoss
-from utils.training.options import TrainOptions, check_options, command_defaults, with_hyp
+from utils.training.options import TrainOptions, check_options, command_defaults
 from utils.training.run import Callback, EpochEnd, TrainResult
 from utils.training.stop import StopRequest
 from utils.training.trouble import check_workers
@@ -58,8 +58,7 @@ def train(options: TrainOptions, callback: Callback | None = None) -> TrainResul
 
 
 def checked(options: TrainOptions) -> TrainOptions:
-    """The options with those of their --hyp file. Raises InputError for values that cannot be trained with."""
-    options = with_hyp(options)
+    """The options. Raises InputError for values that cannot be trained with."""
     check_options(options)
     if options.evolve:
         raise InputError("evolve: expected 0 here; call utils.training.evolve.evolve")
@@ -314,7 +313,6 @@ def main(options: TrainOptions) -> None:
     """Train, or search for better options."""
     if options.resume is not None:
         reopen(find_run(options.resume), options, explicit=True)
-    options = replace(options, hyp=None)  # its values are in already, as the defaults of the command line
     if options.evolve:
         from utils.training.evolve import evolve  # here: Optuna is for this alone
 

@@ -2,13 +2,16 @@
 
 import io
 import os
+import re
 import signal
 import sys
 import threading
+import typing
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from numbers import Integral, Real
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import tyro
 
@@ -35,6 +38,8 @@ OnOff = Annotated[
     ),
 ]
 """A bool that is `on` or `off` on the command line."""
+NUMBERS: dict[Any, type] = {int: Integral, float: Real}  # those of NumPy, too
+PARSED = {"img_size", "classes"}
 MAX_SIZE = 16_384  # pixels a side; more does not fit into memory
 
 
@@ -47,7 +52,8 @@ def run_command(
 ) -> None:
     """Parse the command line into `options_type` (a dataclass: field docstrings are the help) and run `function` on it.
 
-    `defaults` makes the defaults from the arguments (a file of options that they name; None: the usual ones).
+    `defaults` makes the defaults from the arguments (a file of options that they name; None: the usual ones), and may
+    take from their list what it has done.
     `InputError` and `OSError` end the process with one line on stderr and exit code 2, Ctrl-C with 130, SIGTERM and
     SIGHUP (a closed terminal) with 128 + their number.
     """
@@ -122,12 +128,46 @@ def stopped_by_signals() -> Iterator[None]:
             signal.signal(number, signal.SIG_DFL)
 
 
+def check_types(options: Any) -> None:
+    """Raise InputError unless each value of an options dataclass is of the type that its field was declared with.
+
+    Python callers may give lists for sizes and classes: their parsers check these.
+    """
+    for name, wanted in typing.get_type_hints(type(options)).items():
+        if name not in PARSED:
+            check_type("--" + name.replace("_", "-"), getattr(options, name), wanted)
+
+
+def check_type(name: str, value: Any, wanted: Any) -> None:
+    """Raise InputError unless a value is of this type; `name` is what to call it."""
+    union = () if typing.get_origin(wanted) is Literal else typing.get_args(wanted)
+    kinds = [kind for kind in (union or (wanted,)) if kind is not type(None)]
+    if not (value is None and len(kinds) < len(union)) and not any(_is_a(value, kind) for kind in kinds):
+        choices = [_choices(kind) for kind in kinds]
+        words = " or ".join(word for words in choices for word in words)
+        raise InputError(f"{name}: expected {words}, got {value!r}")
+
+
+def _choices(kind: Any) -> Sequence[str]:
+    if typing.get_origin(kind) is Literal:
+        return typing.get_args(kind)
+    return [str(kind) if typing.get_args(kind) else kind.__name__]
+
+
+def _is_a(value: Any, kind: Any) -> bool:
+    if typing.get_origin(kind) is Literal:
+        return value in typing.get_args(kind)
+    if isinstance(value, bool):
+        return kind is bool
+    return isinstance(value, NUMBERS.get(kind) or typing.get_origin(kind) or kind)
+
+
 def parse_size(size: int | str | Sequence[int] | None, flag: str = "--img-size") -> tuple[int, int] | None:
     """`416` or `"416"` -> (416, 416); `"W,H"` or a pair -> (W, H) in pixels; None stays None (the cfg's own size)."""
     if size is None:
         return None
-    parts = str(size).split(",") if isinstance(size, int | str) else [str(side) for side in size]
-    if len(parts) > 2 or not all(part.strip().isdigit() and int(part) > 0 for part in parts):
+    parts = [str(side) for side in size] if isinstance(size, list | tuple) else str(size).split(",")
+    if not 1 <= len(parts) <= 2 or not all(re.fullmatch(r"\s*0*[1-9][0-9]{0,8}\s*", part) for part in parts):
         raise InputError(f"{flag} {size}: expected N or W,H in pixels, such as 416 or 640,384")
     width, height = int(parts[0]), int(parts[-1])
     if max(width, height) > MAX_SIZE:

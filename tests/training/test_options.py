@@ -1,5 +1,6 @@
 """Options: what is refused, and --hyp files."""
 
+import pickle
 import re
 from dataclasses import fields, replace
 from pathlib import Path
@@ -11,7 +12,7 @@ import yaml
 from utils.errors import InputError
 from utils.files import PROJECT
 from utils.training.classify_options import ClassTrainOptions
-from utils.training.options import TrainOptions, check_options, command_defaults, read_hyp, with_hyp
+from utils.training.options import TrainOptions, check_options, command_defaults, read_hyp
 
 SHIPPED = sorted((PROJECT / "data").glob("hyp.*.yaml"))
 
@@ -56,7 +57,7 @@ def test_defaults_depend_on_the_optimizer() -> None:
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
 def test_shipped_files(path: Path) -> None:
-    chosen = with_hyp(TrainOptions(hyp=path.name))
+    chosen = TrainOptions(hyp=path.name)
     check_options(chosen)
     assert chosen.hyp is None
     for key, value in yaml.safe_load(path.read_text()).items():
@@ -64,7 +65,7 @@ def test_shipped_files(path: Path) -> None:
 
 
 def test_scratch_says_the_defaults() -> None:
-    chosen, defaults = with_hyp(TrainOptions(hyp="hyp.scratch.yaml")), TrainOptions()
+    chosen, defaults = TrainOptions(hyp="hyp.scratch.yaml"), TrainOptions()
     assert replace(chosen, lr=None, weight_decay=None) == defaults
     assert (chosen.lr, chosen.weight_decay) == (defaults.highest_lr, defaults.decay)
 
@@ -75,8 +76,18 @@ def test_the_command_line_comes_before_the_file(tmp_path: Path) -> None:
     defaults = command_defaults(["--epochs", "3", "--hyp", str(file)])
     assert (defaults.mosaic, defaults.flip_ud, defaults.freeze, defaults.epochs) == (0.5, 0.5, "3", 100)
     assert command_defaults([f"--hyp={file}"]).mosaic == 0.5
-    in_python = with_hyp(TrainOptions(hyp=str(file), mosaic=0.7))
-    assert (in_python.mosaic, in_python.flip_ud) == (0.7, 0.5)
+
+
+@pytest.mark.parametrize("mosaic", [0.7, 1.0])  # 1 is the default
+def test_python_comes_before_the_file(tmp_path: Path, mosaic: float) -> None:
+    file = tmp_path / "h.yaml"
+    file.write_text("mosaic: 0.5\nflip_ud: 0.5\nepochs: 7\n")
+    given = TrainOptions(hyp=str(file), mosaic=mosaic)
+    assert (given.mosaic, given.flip_ud, given.epochs, given.hyp) == (mosaic, 0.5, 7, None)
+    assert replace(given, name="a") == replace(TrainOptions(mosaic=mosaic, flip_ud=0.5, epochs=7), name="a")
+    assert pickle.loads(pickle.dumps(given)) == given
+    later = replace(TrainOptions(flip_ud=0.3, name="a"), hyp=str(file))
+    assert (later.mosaic, later.flip_ud, later.epochs, later.name) == (0.5, 0.3, 7, "a")
 
 
 def test_a_file_takes_what_the_command_line_takes(tmp_path: Path) -> None:
@@ -94,6 +105,8 @@ def test_a_file_takes_what_the_command_line_takes(tmp_path: Path) -> None:
         ({"epochs": "2"}, "--epochs: expected int, got '2'"),
         ({"rect": 1}, "--rect: expected bool, got 1"),
         ({"epochs": True}, "--epochs: expected int, got True"),
+        ({"lr": "0.1"}, "--lr: expected float, got '0.1'"),
+        ({"cfg": Path("x.cfg")}, "--cfg: expected str, got"),
     ],
 )
 def test_python_gets_the_same_checks(changes: dict[str, Any], message: str) -> None:

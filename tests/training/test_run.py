@@ -1,13 +1,14 @@
 """What a training does beside learning: ends early, keeps, draws, searches, and says what went wrong."""
 
 import csv
+import json
 import os
 import signal
-from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
+import optuna
 import pytest
 import torch
 
@@ -18,11 +19,12 @@ from train import EpochEnd, TrainOptions, TrainResult, class_factors, main, trai
 from utils.data.labels import Sample
 from utils.errors import InputError, Stopped, WeightsError
 from utils.evaluation.metrics import ClassMetrics, Metrics
+from utils.options import run_command
 from utils.precision import choose_precision
 from utils.training import detection
 from utils.training.autobatch import extrapolate
 from utils.training.evolve import evolve
-from utils.training.options import command_defaults, with_hyp
+from utils.training.options import command_defaults
 from utils.training.stop import StopRequest
 from utils.training.trouble import explained
 
@@ -77,15 +79,16 @@ def test_a_checkpoint_with_a_cfg_that_decodes_otherwise(small: TrainOptions) -> 
     load_model(None, result.folder / "best.pt")
 
 
-def test_the_command_line_comes_before_the_hyp_file(small: TrainOptions, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("hyp", [["--hyp", "h.yaml"], ["--hyp=h.yaml"]])
+def test_the_command_line_comes_before_the_hyp_file(
+    small: TrainOptions, monkeypatch: pytest.MonkeyPatch, hyp: list[str]
+) -> None:
     Path("h.yaml").write_text("scale: 0.3\nmosaic: 0.2\n")
-    read = command_defaults(["--hyp", "h.yaml", "--scale", "0.5"])
-    assert (read.scale, read.mosaic) == (0.3, 0.2)
     seen: list[TrainOptions] = []
     monkeypatch.setattr("train.train", seen.append)
-    main(replace(read, hyp="h.yaml", scale=0.5))  # 0.5 is the usual default, here given on purpose
-    given = with_hyp(seen[0])
-    assert (given.scale, given.mosaic) == (0.5, 0.2)
+    arguments = ["--scale", "0.5", *hyp, "--epochs", "3"]  # 0.5 is the usual default, here given on purpose
+    run_command(main, TrainOptions, "", arguments, command_defaults)
+    assert seen == [TrainOptions(scale=0.5, mosaic=0.2, epochs=3)]
 
 
 def test_class_factors() -> None:
@@ -271,6 +274,25 @@ def test_evolve_goes_past_a_training_that_fails(small: TrainOptions) -> None:
         search("stopped")
     again = search("stopped")
     assert [trial["lr"] for trial in again] == [trial["lr"] for trial in whole] and len({t["lr"] for t in again}) == 4
+
+
+def test_evolve_of_an_older_version(small: TrainOptions, capsys: pytest.CaptureFixture[str]) -> None:
+    """Options that were removed are no difference; others that are not there any more, or were not yet, are."""
+
+    def fake(own: TrainOptions, watch: object) -> TrainResult:
+        return TrainResult(Path(), 1, Metrics(0.5, 0.5, 16, 16, {}))
+
+    def age(**changes: object) -> None:
+        study = optuna.load_study(study_name="search", storage="sqlite:///runs/evolve/exp/study.db")
+        study.set_user_attr("options", json.dumps({**json.loads(study.user_attrs["options"]), **changes}))
+
+    evolve(options(small, evolve=1), fake)
+    age(assign="shape")
+    evolve(options(small, evolve=1), fake)
+    assert capsys.readouterr().err.count("runs/evolve/exp: ignored what was removed: assign shape\n") == 1
+    age(gone=3)
+    with pytest.raises(InputError, match=r"^runs/evolve/exp: this search has gone=3, got None; expected the same"):
+        evolve(options(small, evolve=1), fake)
 
 
 def test_evolve_is_not_for_torchrun(small: TrainOptions, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from utils.errors import DataError
 from utils.files import check_empty, find_file
 from utils.log import counted, warn
 from utils.names import read_names
-from utils.options import run_command
+from utils.options import check_types, run_command
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,7 @@ class AutolabelOptions:
 
 def autolabel(options: AutolabelOptions) -> None:
     """Write the data set. Raises `DataError` for bad input."""
+    check_types(options)
     check_empty(options.destination)
     file = find_file(options.detections, "runs/detect", DataError)
     annotations, found, frames = Annotations(), dict[int, str](), 0

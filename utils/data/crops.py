@@ -18,7 +18,7 @@ from utils.data.labels import Sample, load_samples, pixel_boxes, report
 from utils.errors import DataError
 from utils.files import check_empty, whole_folder
 from utils.log import counted, progress, say, warn
-from utils.options import check_at_least, run_command
+from utils.options import check_at_least, check_types, run_command
 
 QUALITY = 95  # of the JPEG files
 
@@ -39,6 +39,7 @@ class CropOptions:
 
 def crop(options: CropOptions) -> None:
     """Run the command. Raises `DataError` for bad input."""
+    check_types(options)
     if not 0 <= options.margin <= 2:
         raise DataError(f"--margin {options.margin}: expected 0 to 2")
     check_at_least(1, min_side=options.min_side)

@@ -23,7 +23,7 @@ from utils.data.voc import read_voc
 from utils.errors import DataError
 from utils.files import check_empty, whole_folder
 from utils.log import counted, progress, say
-from utils.options import run_command
+from utils.options import check_types, run_command
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,7 @@ class Written:
 
 def convert_voc(options: VocOptions) -> None:
     """Run `voc`. Raises `DataError` for a source it cannot use or a destination that is not empty."""
+    check_types(options)
     check_empty(options.destination)
     share = _share(options.valid)
     splits = {"train": read_voc(options.source, options.train, else_all=share is not None)}
@@ -94,6 +95,7 @@ def convert_voc(options: VocOptions) -> None:
 
 def convert_coco(options: CocoOptions) -> None:
     """Run `coco`. Raises `DataError` for a source it cannot use or a destination that is not empty."""
+    check_types(options)
     check_empty(options.destination)
     if options.valid_images is not None and options.valid_annotations is None:
         raise DataError("--valid-images: expected --valid-annotations with it")

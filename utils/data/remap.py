@@ -15,7 +15,7 @@ from utils.data.formats import finish
 from utils.data.labels import Remark, Sample, load_samples, pixel_boxes, report
 from utils.errors import DataError
 from utils.files import check_empty
-from utils.options import run_command
+from utils.options import check_types, run_command
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,7 @@ def new_names(names: tuple[str, ...], changes: tuple[str, ...]) -> dict[str, str
 
 def remap(options: RemapOptions) -> None:
     """Write the data set. Raises `DataError` for bad input."""
+    check_types(options)
     check_empty(options.destination)
     spec = load_data(options.data)
     if not options.changes:

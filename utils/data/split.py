@@ -20,7 +20,7 @@ from utils.data.labels import Sample, load_samples, report
 from utils.errors import DataError
 from utils.files import check_empty, whole_folder
 from utils.log import counted, say
-from utils.options import run_command
+from utils.options import check_types, run_command
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,7 @@ def stratify(samples: Sequence[Sample], shares: Sequence[float], seed: int = 0) 
 
 def split(options: SplitOptions) -> Path:
     """Write the lists; returns the .data file. Raises `DataError` for bad input."""
+    check_types(options)
     shares = {"train": 1 - options.valid - options.test, "valid": options.valid, "test": options.test}
     if min(shares.values()) < 0 or not options.valid > 0 or shares["train"] <= 0:
         raise DataError(f"--valid {options.valid} --test {options.test}: expected shares that leave some for training")

@@ -18,7 +18,7 @@ from utils.errors import DataError
 from utils.figure import new_figure, save_figure
 from utils.files import new_run_folder
 from utils.log import counted, say
-from utils.options import parse_size, run_command
+from utils.options import check_types, parse_size, run_command
 
 ROOM = 1.5  # a size helps boxes that are this times as large there as they must be: training shrinks images, too
 LARGER = 4  # times as large an input is still worth proposing
@@ -75,6 +75,7 @@ def _percent(share: float) -> str:
 
 def stats(options: StatsOptions) -> Path:
     """Draw train.png and valid.png; returns their folder. Raises InputError for bad input."""
+    check_types(options)
     spec = load_data(options.data)
     size = parse_size(options.img_size)
     assert size is not None

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from utils.errors import InputError
-from utils.options import check_at_least, check_loading
+from utils.options import check_at_least, check_loading, check_types
 from utils.pruning.importance import Criterion
 from utils.pruning.plan import Strategy
 
@@ -98,7 +98,8 @@ AUTO_ONLY: dict[str, Any] = {name: getattr(PruneOptions, name) for name in ("max
 
 
 def check_options(options: PruneOptions) -> None:
-    """Raise InputError for a number that cannot be, or options that contradict each other."""
+    """Raise InputError for a value that cannot be, or options that contradict each other."""
+    check_types(options)
     check_loading(options.batch_size, options.workers)
     if not options.weights:
         raise InputError("--weights: expected the trained network's weights")

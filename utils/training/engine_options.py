@@ -1,12 +1,11 @@
 """The options that every training has, whatever it trains, and how they are checked."""
 
-import typing
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from utils.errors import InputError
-from utils.options import check_loading
+from utils.options import check_loading, check_types
 from utils.precision import AmpMode
 from utils.training.optimizers import OptimizerName
 from utils.training.schedule import ScheduleName, ScheduleOptions
@@ -101,29 +100,10 @@ ENGINE_RULES: tuple[Rule, ...] = (
 
 def check_values(options: EngineOptions, rules: tuple[Rule, ...]) -> None:
     """Raise InputError for an option whose value is of another type, or breaks a rule of the engine's or of `rules`."""
-    for name, wanted in typing.get_type_hints(type(options)).items():
-        check_type("--" + name.replace("_", "-"), getattr(options, name), wanted)
+    check_types(options)
     for names, good, words in (*ENGINE_RULES, *rules):
         for name in names.split():
             value, flag = getattr(options, name), FLAGS.get(name, name).replace("_", "-")
             if not good(value):
                 raise InputError(f"--{flag} {value}: expected {words}")
     check_loading(options.batch_size, options.workers)
-
-
-def check_type(name: str, value: Any, wanted: Any) -> None:
-    """Raise InputError unless a value is of the type that a field was declared with."""
-    union = () if typing.get_origin(wanted) is Literal else typing.get_args(wanted)
-    kinds = [kind for kind in (union or (wanted,)) if kind is not type(None)]
-    good = value is None and len(kinds) < len(union)
-    for kind in kinds:
-        if typing.get_origin(kind) is Literal:
-            good = good or value in typing.get_args(kind)
-        elif isinstance(value, bool):
-            good = good or kind is bool
-        else:
-            good = good or isinstance(value, kind) or (kind is float and isinstance(value, int))
-    if not good:
-        choices = [typing.get_args(kind) or (kind.__name__,) for kind in kinds]
-        words = " or ".join(word for words in choices for word in words)
-        raise InputError(f"{name}: expected {words}, got {value!r}")

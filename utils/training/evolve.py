@@ -15,7 +15,8 @@ from optuna.trial import FrozenTrial, TrialState
 from utils.errors import InputError, Stopped
 from utils.files import whole_file, write_text
 from utils.log import say
-from utils.training.options import TrainOptions, check_options, with_hyp
+from utils.old_options import current_options
+from utils.training.options import TrainOptions, check_options
 from utils.training.run import EpochEnd, TrainResult
 
 SEARCHED: dict[str, tuple[float, float, bool]] = {  # lowest, highest, logarithmic
@@ -46,7 +47,6 @@ def evolve(options: TrainOptions, train: Callable[..., TrainResult]) -> dict[str
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError("--evolve: expected a start without torchrun; its trainings run one after another")
-    options = with_hyp(options)
     check_options(options)
     folder = Path(options.project or "runs/evolve") / options.name
     ranges = _ranges(options)
@@ -85,7 +85,7 @@ def _start(options: TrainOptions) -> dict[str, float]:
 
 def _study(options: TrainOptions, folder: Path) -> optuna.Study:
     """The search that `folder` holds, or a new one; one without a finished training is begun anew."""
-    about = json.dumps({key: value for key, value in asdict(options).items() if key not in FREE}, sort_keys=True)
+    new = {key: value for key, value in asdict(options).items() if key not in FREE}
     place: dict[str, Any] = {"storage": f"sqlite:///{folder / 'study.db'}", "study_name": "search"}
     pruner = optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=max(1, options.epochs // 4))
     how: dict[str, Any] = {"direction": "maximize", "load_if_exists": True, "pruner": pruner}
@@ -93,15 +93,14 @@ def _study(options: TrainOptions, folder: Path) -> optuna.Study:
     if not study.get_trials(states=DONE):
         optuna.delete_study(**place)
         study = optuna.create_study(**place, **how)
-        study.set_user_attr("options", about)
+        study.set_user_attr("options", json.dumps(new, sort_keys=True))
         study.enqueue_trial(_start(options))
-    known = study.user_attrs["options"]
-    if known != about:
-        old, new = json.loads(known), json.loads(about)
-        name = next(key for key in new if new[key] != old.get(key))
+    old = current_options(json.loads(study.user_attrs["options"]), folder)
+    name = next((key for key in {**new, **old} if key not in old or key not in new or old[key] != new[key]), None)
+    if name is not None:
         raise InputError(
-            f"{folder}: this search has {name}={old.get(name)}, got {new[name]}; expected the same options, or another "
-            "--name"
+            f"{folder}: this search has {name}={old.get(name)}, got {new.get(name)}; expected the same options, or "
+            "another --name"
         )
     return study
 

@@ -2,7 +2,7 @@
 
 import difflib
 import typing
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any
 
 from utils.data.augment import Augmentation
@@ -10,11 +10,11 @@ from utils.data.cache import CacheMode
 from utils.errors import InputError
 from utils.files import find_file
 from utils.old_options import MAX_PERSPECTIVE, current_options
-from utils.options import OnOff
+from utils.options import OnOff, check_type
 from utils.pruning.sparsity import SparsityOptions
 from utils.training.checkpoint import resumed_options, value_of
 from utils.training.distill import DistillOptions
-from utils.training.engine_options import EngineOptions, Rule, check_type, check_values
+from utils.training.engine_options import EngineOptions, Rule, check_values
 from utils.training.loss import LossOptions
 from utils.yamlfile import read_yaml
 
@@ -135,6 +135,26 @@ class TrainOptions(EngineOptions, TeacherOptions, StartOptions):
         """Those of SGD: the detection loss is a mean with gains far below 1."""
         return 0.32, 0.00003
 
+    def __new__(cls, *values: Any, **given: Any) -> "TrainOptions":
+        """Note which options are given: the --hyp file sets the others only."""
+        options = super().__new__(cls)
+        names = [field.name for field in fields(cls)][: len(values)]
+        vars(options)["given"] = {*names, *given}
+        return options
+
+    def __post_init__(self) -> None:
+        """Take the --hyp file's values and drop its name. Raises InputError.
+
+        Where all options are given, as by `dataclasses.replace`, those that have their defaults count as not given.
+        """
+        if self.hyp is None:
+            return
+        given = vars(self)["given"]
+        if len(given) == len(fields(self)):
+            given = {field.name for field in fields(self) if getattr(self, field.name) != field.default}
+        chosen = {name: value for name, value in read_hyp(self.hyp).items() if name not in given}
+        vars(self).update(chosen, hyp=None)
+
     def augmentation(self) -> Augmentation:
         """The options of that name; rectangular batches have no mosaic."""
         chosen = {field.name: getattr(self, field.name) for field in fields(Augmentation)}
@@ -245,18 +265,11 @@ def _as_command_line(value: Any, wanted: Any) -> Any:
 def command_defaults(arguments: list[str]) -> TrainOptions:
     """The defaults of a command line, so that what stands on it comes first.
 
-    With --resume they are the stopped training's options, with --hyp that file's.
+    With --resume they are the stopped training's options, with --hyp that file's: its name is taken off the line.
     """
     resumed, hyp = resumed_options(arguments, TrainOptions, "runs/train"), value_of("--hyp", arguments)
-    if resumed is not None:
-        return resumed
-    return TrainOptions() if hyp is None else replace(TrainOptions(), **read_hyp(hyp))
-
-
-def with_hyp(options: TrainOptions) -> TrainOptions:
-    """The --hyp file's values in place of the options that have their defaults; its name is dropped."""
-    if options.hyp is None:
-        return options
-    defaults = TrainOptions()
-    chosen = {k: v for k, v in read_hyp(options.hyp).items() if getattr(options, k) == getattr(defaults, k)}
-    return replace(options, **chosen, hyp=None)
+    if resumed is not None or hyp is None:
+        return resumed or TrainOptions()
+    place = next(place for place, argument in enumerate(arguments) if argument.partition("=")[0] == "--hyp")
+    del arguments[place : place + (1 if "=" in arguments[place] else 2)]
+    return TrainOptions(hyp=hyp)
