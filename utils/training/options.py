@@ -147,9 +147,9 @@ class TrainOptions(EngineOptions, TeacherOptions, StartOptions):
 
         Where all options are given, as by `dataclasses.replace`, those that have their defaults count as not given.
         """
+        given = vars(self).pop("given")
         if self.hyp is None:
             return
-        given = vars(self)["given"]
         if len(given) == len(fields(self)):
             given = {field.name for field in fields(self) if getattr(self, field.name) != field.default}
         chosen = {name: value for name, value in read_hyp(self.hyp).items() if name not in given}
