@@ -3,11 +3,13 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 
+from utils.data import stats as data_stats
 from utils.data.autolabel import AutolabelOptions, autolabel
 from utils.data.datafile import load_data
 from utils.data.labels import Sample, load_samples
@@ -124,9 +126,20 @@ def test_a_detection_without_size_is_a_problem(animals: Path, tmp_path: Path) ->
 
 
 def test_drawing(animals: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Classes with their counts, sides in pixels of the input, boxes an image; and the file."""
     monkeypatch.chdir(tmp_path)
-    folder = stats(StatsOptions(str(animals)))
+    drawn: list[Any] = []
+    save = data_stats.save_figure
+    monkeypatch.setattr(data_stats, "save_figure", lambda figure, path: (drawn.append(figure), save(figure, path)))
+    folder = stats(StatsOptions(str(animals), img_size=400))
     assert cv2.imread(str(folder / "train.png")).shape == (900, 1200, 3) and not (folder / "valid.png").exists()
+    classes, _, sides, per_image = drawn[0].axes[:4]
+    names = [label.get_text() for label in classes.get_yticklabels()]
+    counts = dict(zip(names, (bar.get_width() for bar in classes.patches), strict=True))
+    assert counts == {"cat": 18, "dog": 18, "bird": 4}
+    boxes = {tuple(box) for box in sides.collections[0].get_offsets().tolist()}
+    assert boxes == {(100.0, 100.0), (50.0, 50.0), (400.0, 200.0)}  # of images of 40x20 at 400 pixels
+    assert [bar.get_height() for bar in per_image.patches] == [2, 0, 14, 4]
 
 
 def test_bad_input(animals: Path, tmp_path: Path) -> None:

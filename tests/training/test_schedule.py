@@ -39,7 +39,16 @@ def test_short_trainings_warm_up_a_fifth_at_most() -> None:
 
 
 def test_sgd_without_momentum() -> None:
-    assert not make_optimizer(nn.Linear(2, 2), "sgd", 0.01, 0.0, 0.01).param_groups[0]["nesterov"]
+    """Each step is the learning rate times the gradient and the decayed weight, whatever came before."""
+    network = nn.Linear(2, 2)
+    optimizer = make_optimizer(network, "sgd", 0.01, 0.0, 0.1)
+    for size in (5.0, -1.0):
+        weight, bias = network.weight.detach().clone(), network.bias.detach().clone()
+        for parameter in network.parameters():
+            parameter.grad = torch.full_like(parameter, size)
+        optimizer.step()
+        torch.testing.assert_close(network.weight, weight - 0.01 * (size + 0.1 * weight))
+        torch.testing.assert_close(network.bias, bias - 0.01 * size)
 
 
 def test_a_layer_that_stands_twice_is_averaged_once() -> None:
