@@ -61,7 +61,7 @@ from utils.network.block_benchmark import BlocksBenchmark, blocks_speed
 from utils.network.expand import expanded
 from utils.network.fuse import fuse
 from utils.options import check_at_least, check_thresholds, choose_device, parse_size, run_command, set_threads
-from utils.precision import AmpMode
+from utils.precision import AmpMode, ComputePrecision, inference_precision
 from utils.pruning.comparison import Compared, Method, PruningBenchmark, comparison_table, draw_comparison
 from utils.pruning.measuring import standings
 from utils.pruning.options import PruneOptions
@@ -157,6 +157,8 @@ class DetectBenchmark:
     """Input size in pixels, N or W,H (default: the cfg's)."""
     conf: float = 0.25
     """Least score of a box that is kept."""
+    precision: ComputePrecision = "auto"
+    """Compute in f32 or bf16; auto: float32, or with OpenVINO bfloat16 where export.py found it near enough."""
     half: bool = False
     """Compute in bfloat16 or float16, where the device has it natively."""
     device: str = "auto"
@@ -177,7 +179,9 @@ def detect_speed(options: DetectBenchmark) -> StageCosts:
             raise DataError(f"{options.data}: expected at least two validation images, got {len(files)}")
         listed = Path(folder) / "images.txt"
         write_text(listed, "".join(f"{file}\n" for file in files))
-        how = {key: getattr(options, key) for key in ("weights", "cfg", "img_size", "conf", "half", "device")}
+        how = {
+            key: getattr(options, key) for key in ("weights", "cfg", "img_size", "conf", "precision", "half", "device")
+        }
         job = Job(DetectOptions(source=str(listed), **how))
         stages: dict[str, list[tuple[float, float]]] = {}
         together = []
@@ -289,7 +293,7 @@ def export_speed(options: ExportBenchmark) -> list[Row]:
     """Export to each format there is, run each, and print a table; export.json and export.png."""
     check_at_least(1, rounds=options.rounds)
     asked = ExportOptions(options.weights, options.cfg, data=options.data, img_size=options.img_size)
-    asked = replace(asked, dynamic=options.dynamic, max_map_drop=options.max_map_drop)
+    asked = replace(asked, dynamic=options.dynamic, max_map_drop=options.max_map_drop, precision="f32")
     set_threads(options.threads)
     subject = export_subject(asked)
     picture = subject.images[0]
@@ -305,7 +309,9 @@ def export_speed(options: ExportBenchmark) -> list[Row]:
                 except InputError as error:
                     warn(f"{name}{', int8' if int8 else ''} is left out: {error}")
                     continue
-                entries += exported_entries(done.path, options.threads, int8)
+                kind = KINDS[name]
+                precisions = ("auto",) if kind.precisions is None else kind.precisions()
+                entries += exported_entries(done.path, options.threads, int8, precisions)
         loaded = load(entries, picture)
         times = latencies([runtime for _, runtime, _ in loaded], picture, options.rounds)
         rows = []
@@ -332,7 +338,8 @@ def parity(options: ParityBenchmark) -> list[Stage]:
     """Compare two networks stage by stage; a table, parity.json and parity.png."""
     check_thresholds(options.conf, options.iou)
     darknet = ".cfg" in {Path(options.a).suffix, Path(options.b).suffix}
-    a, b = (open_side(*side, darknet) for side in ((options.a, options.a_cfg), (options.b, options.b_cfg)))
+    sides = (options.a, options.a_cfg), (options.b, options.b_cfg)
+    a, b = (open_side(weights, cfg, darknet, options.precision) for weights, cfg in sides)
     size = parse_size(options.img_size) or a.runtime.info.size
     for side in (a, b):
         try:
@@ -347,15 +354,16 @@ def parity(options: ParityBenchmark) -> list[Stage]:
     return stages
 
 
-def open_side(weights: str, cfg: str | None, darknet: bool) -> Side:
+def open_side(weights: str, cfg: str | None, darknet: bool, precision: ComputePrecision) -> Side:
     """A network as --a and --b name it; with `darknet` PyTorch's has its ghost blocks written out, as OpenCV's has."""
     exported = find_exported(weights)
     runtime: Runtime
     if exported is None:
         model = load_model(cfg, weights)
-        runtime = PyTorch(expanded(model) if darknet else model)
+        dtype = inference_precision(precision, False, torch.device("cpu"))
+        runtime = PyTorch(expanded(model) if darknet else model, dtype)
     else:
-        runtime = open_for_command(exported, "auto", None, {"a-cfg or --b-cfg": cfg})
+        runtime = open_for_command(exported, "auto", None, {"a-cfg or --b-cfg": cfg}, precision=precision)
     return Side(runtime, maps_inside(runtime, exported), weights)
 
 

@@ -39,7 +39,8 @@ from utils.options import (
     run_command,
     set_threads,
 )
-from utils.runtimes.opening import find_exported, open_for_command, warn_of_nms
+from utils.precision import ComputePrecision, inference_precision
+from utils.runtimes.opening import KINDS, find_exported, open_for_command, warn_of_nms
 from utils.runtimes.runtime import Runtime
 
 AHEAD = 4  # batches that are read before they are needed, and pictures that wait to be written
@@ -87,6 +88,8 @@ class DetectOptions:
     """Find only these classes, by name or number: `0,2` or `cat,dog`."""
     agnostic_nms: bool = False
     """NMS over all classes together, so that an object has one label; always so with --track."""
+    precision: ComputePrecision = "auto"
+    """Compute in f32 or bf16; auto: float32, or with OpenVINO bfloat16 where export.py found it near enough."""
     half: bool = False
     """Compute in bfloat16 or float16, where the device has it natively."""
     compile: bool = False
@@ -181,7 +184,7 @@ def make_predictor(options: DetectOptions, weights: str | None) -> Predictor:
         runtime = pytorch_runtime(options, weights)
     else:
         only = {"cfg": options.cfg, "half": options.half, "compile": options.compile, "augment": options.augment}
-        runtime = open_for_command(exported, options.device, options.threads, only)
+        runtime = open_for_command(exported, options.device, options.threads, only, precision=options.precision)
         warn_of_nms(exported, runtime.info, options.conf, options.iou, options.vote)
     names = class_names(len(runtime.info.names), given_names(options), runtime.info.names)
     size = parse_size(options.img_size) or runtime.info.size
@@ -204,15 +207,20 @@ def make_predictor(options: DetectOptions, weights: str | None) -> Predictor:
 
 
 def pytorch_runtime(options: DetectOptions, weights: str | None) -> Runtime:
-    """A .pt or .weights in PyTorch."""
-    from models import load_model  # here: exported networks run without torch, whose import takes seconds
-    from utils.inference.augmented import Augmented
-    from utils.precision import half_precision
-    from utils.runtimes.pytorch import PyTorch
+    """A .pt or .weights in PyTorch. Raises InputError where PyTorch or models.py is not installed."""
+    try:  # here: exported networks run without torch, whose import takes seconds
+        from models import load_model
+        from utils.inference.augmented import Augmented
+        from utils.runtimes.pytorch import PyTorch
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"{weights or options.cfg}: needs PyTorch and this project's models.py ({error}); "
+            f"what export.py writes does not: {KINDS}"
+        ) from None
 
     device = choose_device(options.device)
     set_threads(options.threads)
-    dtype = half_precision(device) if options.half else None
+    dtype = inference_precision(options.precision, options.half, device)
     model = load_model(options.cfg, weights, device=device)
     wrap = partial(Augmented, stride=model.largest_stride) if options.augment else None
     return PyTorch(model, dtype, wrap, options.compile)
@@ -352,7 +360,9 @@ def summarise(job: Job, tally: Tally, folder: Path | None) -> None:
     resized = f"{'stretch' if options.stretch else 'letterbox'} to {width}x{height}"
     if options.tile is not None:
         resized += f", and tiles of {options.tile}"
-    say(f"{', '.join(words)} ({resized}); " + ("nothing was written" if folder is None else f"results in {folder}"))
+    runtime = job.predictor.runtime
+    computed = f"{resized}, {runtime.kind} in {runtime.precision}"
+    say(f"{', '.join(words)} ({computed}); " + ("nothing was written" if folder is None else f"results in {folder}"))
 
 
 if __name__ == "__main__":

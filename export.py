@@ -15,8 +15,19 @@ from utils.data.datafile import DataSpec, load_data
 from utils.data.dataset import letterboxed
 from utils.data.labels import Sample, check_boxes, load_samples, spread
 from utils.deploy.classifier import ExportedClassifier, export_classifier
-from utils.deploy.compare import UNFOLDED, Difference, compare_maps, compare_runtimes
-from utils.deploy.formats import KINDS, Format, check_formats, kept_if_good, megabytes, parse_formats, remove
+from utils.deploy.compare import Difference, changed_boxes, compare_maps, compare_runtimes
+from utils.deploy.formats import (
+    KINDS,
+    Format,
+    check_formats,
+    check_precision,
+    kept_if_good,
+    megabytes,
+    parse_formats,
+    remove,
+    settle,
+    with_bfloat16,
+)
 from utils.deploy.maps import head_names, maps_inside
 from utils.deploy.network import Calibration, Job
 from utils.deploy.quantize import CALIBRATED, layer_errors, loosen
@@ -26,12 +37,12 @@ from utils.evaluation.metrics import Metrics, measure
 from utils.files import check_writable, find_file
 from utils.log import counted, say
 from utils.names import warn_of_other_names
-from utils.network.expand import expanded, folded
 from utils.network.weights import is_own, read_content
 from utils.options import OnOff, check_thresholds, check_types, parse_size, run_command
+from utils.precision import ComputePrecision
 from utils.runtimes.opening import find_exported, open_exported
 from utils.runtimes.pytorch import PyTorch, describe
-from utils.runtimes.runtime import NetworkInfo, Precision, Runtime
+from utils.runtimes.runtime import Check, NetworkInfo, Precision, Runtime
 
 COMPARED = 4  # images
 STRIDE = 32  # of a GhostNet
@@ -56,8 +67,11 @@ class ExportOptions:
     """Store weights in float16."""
     int8: bool = False
     """Compute in eight bits, calibrated on the training images of --data."""
+    precision: ComputePrecision = "auto"
+    """What OpenVINO may compute in: f32; bf16, an error where that is too far off; auto: also bf16 where it passes."""
     max_map_drop: float = 0.005
-    """With --int8: AP@.5:.95 that may be lost; layers that cost more stay in float32, the most sensitive ones first."""
+    """With --int8, and in bfloat16 with --data: AP@.5:.95 that may be lost; layers that cost more in int8 stay in
+    float32, the most sensitive ones first."""
     nms: bool = False
     """Put NMS into the file, with --conf and --iou."""
     conf: float = 0.25
@@ -113,6 +127,7 @@ def export(options: ExportOptions) -> Sequence[Exported | ExportedClassifier]:
     check_types(options)
     formats = parse_formats(options.format)
     check_formats(formats, dynamic=options.dynamic, half=options.half, nms=options.nms, int8=options.int8)
+    check_precision(formats, options.precision)
     if options.int8 and (options.half or options.data is None):
         raise InputError("--int8: expected --data with it, whose training images it is calibrated on, and no --half")
     check_thresholds(options.conf, options.iou)
@@ -157,7 +172,8 @@ def classifier(
     precision: Precision = "float16" if options.half else "float32"
     info = NetworkInfo(tuple(model.names), size, STRIDE, (), precision, options.dynamic, "classify")
     job = Job(model, info, options.simplify)
-    return export_classifier(job, formats, folder, weights.stem, options.data or "shapes", options.data is not None)
+    data, measured = options.data or "shapes", options.data is not None
+    return export_classifier(job, formats, folder, weights.stem, data, measured, options.precision)
 
 
 def prepare(options: ExportOptions) -> Subject:
@@ -187,7 +203,7 @@ def prepare(options: ExportOptions) -> Subject:
         other = size[0] + OTHER_SIZE * info.stride, size[1] + info.stride
         images += letterboxed(samples[:1], other, info.channels)
     calibration = Calibration(calibration_pictures(spec, size, info.channels)) if options.int8 else None
-    job = Job(model, info, options.simplify, calibration)
+    job = Job(model, info, options.simplify, calibration, options.fold_bn)
     return Subject(job, PyTorch(model), images, samples if options.data else None)
 
 
@@ -211,34 +227,57 @@ def write(options: ExportOptions, subject: Subject, name: Format, folder: Path, 
     """One format, into `folder`. Raises InputError where it is too far from PyTorch; nothing is left of it then."""
     with kept_if_good(folder) as partial:
         path = partial / f"{stem}{KINDS[name].suffix}"
-        done = write_int8(options, subject, name, path) if options.int8 else write_once(options, subject, name, path)
+        done = write_int8(options, subject, name, path) if options.int8 else write_once(subject, name, path)
+        ap = None if done.metrics is None else done.metrics.ap
+        checks = {"float32": done.difference.check(True, ap)}
+        if with_bfloat16(name, options.precision):
+            checks["bfloat16"] = check_bfloat16(options, subject, name, path)
+        lower = settle(subject.job, path, name, checks, options.precision)
         size = megabytes(partial)
     done = replace(done, path=folder / path.name)
     measured = "" if done.metrics is None else f"; {precision_words(done.metrics)}"
     compared = f"against PyTorch on {counted(len(subject.images), 'image')}: {done.difference.words()}"
-    say(f"{done.path}: written, {size:.1f} MB; {compared}{measured}")
+    say(f"{done.path}: written, {size:.1f} MB; {compared}{measured}{lower}")
     return done
 
 
-def write_once(options: ExportOptions, subject: Subject, name: Format, path: Path) -> Exported:
+def write_once(subject: Subject, name: Format, path: Path) -> Exported:
     """Write, load, compare. Raises InputError where it differs by more than rounding."""
-    job, reference = subject.job, subject.reference
-    if name == "darknet":
-        form = expanded(job.model)
-        job, reference = replace(job, model=folded(form) if options.fold_bn else form), PyTorch(form)
-    KINDS[name].write(job, path)
-    runtime = open_exported(path, precision="float32" if name == "openvino" else None)
-    difference = compare_runtimes(subject.reference, runtime, subject.images)
-    if not options.int8:
-        maps = compare_maps(maps_inside(reference), maps_inside(runtime, path), subject.images)
-        heads = [maps[key] for key in head_names(reference) if key in maps]
-        difference = replace(difference, heads=float(np.max(heads)) if heads else None)
-    if not difference.within(UNFOLDED if name == "darknet" and not options.fold_bn else job.info.precision):
+    kind, job = KINDS[name], subject.job
+    kind.write(job, path)
+    runtime = open_exported(path)  # in float32: nothing has been checked
+    difference = differs(subject, name, runtime, path)
+    if not difference.within(kind.limits(job)):
         raise InputError(
             f"--format {name}: {runtime.kind} differs from PyTorch by more than rounding ({difference.words()}); "
             "nothing was written"
         )
     return Exported(name, path, difference, subject.average_precision(runtime))
+
+
+def differs(subject: Subject, name: Format, runtime: Runtime, path: Path) -> Difference:
+    """How far a file's runtime is from PyTorch. Raises InputError where it does not show each head's map."""
+    difference = compare_runtimes(subject.reference, runtime, subject.images)
+    if subject.job.calibration is not None:  # AP says more of int8 than its maps do
+        return difference
+    model = KINDS[name].form(subject.job.model)
+    reference = subject.reference if model is subject.job.model else PyTorch(model)
+    maps = compare_maps(maps_inside(reference), maps_inside(runtime, path), subject.images)
+    found = [[maps[key] for key in names if key in maps] for names in head_names(reference)]
+    if not all(found):
+        raise InputError(f"--format {name}: expected the maps of {counted(len(found), 'head')} to compare, got fewer")
+    return replace(difference, heads=float(np.max([value for each in found for value in each])))
+
+
+def check_bfloat16(options: ExportOptions, subject: Subject, name: Format, path: Path) -> Check:
+    """Compare a file with PyTorch when it computes in bfloat16. AP decides, where there is one that could fall."""
+    runtime = open_exported(path, precision="bf16")
+    difference = differs(subject, name, runtime, path)
+    difference = replace(difference, changed=changed_boxes(subject.reference, runtime, subject.images))
+    before, after = subject.before, subject.average_precision(runtime)
+    if before is None or after is None or not before.ap > options.max_map_drop:
+        return difference.check(difference.within("bfloat16"), None if after is None else after.ap)
+    return difference.check(before.ap - after.ap <= options.max_map_drop, after.ap)
 
 
 def write_int8(options: ExportOptions, subject: Subject, name: Format, path: Path) -> Exported:
@@ -250,7 +289,7 @@ def write_int8(options: ExportOptions, subject: Subject, name: Format, path: Pat
         assert job.calibration is not None and before is not None
         remove(path)
         calibration = replace(job.calibration, floats=floats)
-        tried.append(write_once(options, replace(subject, job=replace(job, calibration=calibration)), name, path))
+        tried.append(write_once(replace(subject, job=replace(job, calibration=calibration)), name, path))
         metrics = tried[-1].metrics
         assert metrics is not None
         say(f"{name}, {layers_words(floats)} in float32: {precision_words(metrics)}")

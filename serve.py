@@ -4,6 +4,7 @@ import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from utils.data.labels import spread
 from utils.errors import InputError
 from utils.log import say
 from utils.options import OnOff, run_command
+from utils.precision import ComputePrecision
 from utils.runtimes.runtime import need
 
 SAMPLES = 8  # pictures that the page offers
@@ -47,6 +49,8 @@ class ServeOptions:
     """Input size in pixels, N or W,H (default: the cfg's)."""
     stretch: bool = False
     """Stretch images to the network's size, as Darknet does by default, instead of letterboxing."""
+    precision: ComputePrecision = "auto"
+    """Compute in f32 or bf16; auto: float32, or with OpenVINO bfloat16 where export.py found it near enough."""
     half: bool = False
     """Compute in bfloat16 or float16, where the device has it natively."""
     device: str = "auto"
@@ -65,7 +69,8 @@ class ServeOptions:
 
 def serve(options: ServeOptions) -> None:
     """Answer until Ctrl-C. Raises InputError for bad input, before anything is answered."""
-    uvicorn, *_ = (need(module, "serve.py", INSTALL) for module in ("uvicorn", "fastapi", "python_multipart"))
+    for module in ("uvicorn", "fastapi", "python_multipart"):
+        need(module, "serve.py", INSTALL)
     from utils.serving.app import Limits, make_app
 
     for flag, value, most in (
@@ -84,6 +89,7 @@ def serve(options: ServeOptions) -> None:
         vote=options.vote,
         img_size=options.img_size,
         stretch=options.stretch,
+        precision=options.precision,
         half=options.half,
         device=options.device,
         threads=options.threads,
@@ -97,11 +103,25 @@ def serve(options: ServeOptions) -> None:
         open_to_all = not host.startswith("127.") and host != "::1"
         hosts = ["*"] if open_to_all else [host, "localhost", "127.0.0.1", "[::1]"]
         app = make_app(detector.predictor, Path(options.weights).name, samples, limits, hosts)
-        config = uvicorn.Config(app, log_level="warning", limit_concurrency=WAITING, server_header=False)
-        config.timeout_graceful_shutdown = LAST_SECONDS
         whom = "for every machine that reaches this one" if open_to_all else "for this machine alone"
+        runtime = detector.predictor.runtime
+        say(f"{options.weights}: {runtime.kind} in {runtime.precision}")
         say(f"open http://{f'[{host}]' if ':' in host else host}:{port} in a browser ({whom}); Ctrl-C ends it")
-        uvicorn.Server(config).run(sockets=[sock])
+        make_server(app).run(sockets=[sock])
+
+
+def make_server(app: Any) -> Any:
+    """A uvicorn.Server for the application, with limits on connections and on the time that its end takes."""
+    uvicorn = need("uvicorn", "serve.py", INSTALL)
+    return uvicorn.Server(
+        uvicorn.Config(
+            app,
+            log_level="warning",
+            limit_concurrency=WAITING,
+            timeout_graceful_shutdown=LAST_SECONDS,
+            server_header=False,
+        )
+    )
 
 
 def sample_images(data: str) -> Sequence[Path]:

@@ -37,7 +37,7 @@ from utils.options import (
     run_command,
     set_threads,
 )
-from utils.precision import half_precision, precision_words
+from utils.precision import ComputePrecision, inference_precision, precision_words
 from utils.runtimes.opening import find_exported, open_for_command, warn_of_nms
 from utils.runtimes.pytorch import describe
 from utils.runtimes.runtime import NetworkInfo, Runtime
@@ -77,6 +77,8 @@ class TestOptions:
     """Also look at each image mirrored and a fifth larger: finds more, takes 2.5 times as long."""
     rect: bool = False
     """Letterbox each image into the smallest input that it fits into, with as little grey as possible."""
+    precision: ComputePrecision = "auto"
+    """Compute in f32 or bf16; auto: float32, or with OpenVINO bfloat16 where export.py found it near enough."""
     half: bool = False
     """Compute in bfloat16 or float16, where the device has it natively."""
     batch_size: int = 16
@@ -133,7 +135,8 @@ def prepare(options: TestOptions) -> Subject:
         raise InputError(f"--rect with --task {options.task}: expected none; its images have inputs of different sizes")
     if options.rect and options.stretch:
         raise InputError("--rect with --stretch: expected one of them; a stretched image has no grey bars")
-    dtype = half_precision(device) if options.half else None
+    exported = find_exported(options.weights) is not None
+    dtype = None if exported else inference_precision(options.precision, options.half, device)
     spec = load_data(options.data, test=options.task == "test")
     chosen = pick_classes(options.classes, spec.names)
     key = options.task if options.task in {"train", "test"} else "valid"
@@ -168,7 +171,7 @@ def load_detector(options: TestOptions) -> tuple[nn.Module | Runtime, NetworkInf
     exported = find_exported(options.weights)
     if exported is not None:
         only = {"cfg": options.cfg, "half": options.half, "augment": options.augment}
-        runtime = open_for_command(exported, options.device, options.threads, only)
+        runtime = open_for_command(exported, options.device, options.threads, only, precision=options.precision)
         if runtime.info.nms is not None:
             warn_of_nms(exported, runtime.info, options.conf, options.iou, options.vote)
             warn(f"warning: {exported}: AP is lower than without --nms")
@@ -195,6 +198,7 @@ def test(options: TestOptions) -> TestResult:
     measured = make_report(results, names)
     folder = new_run_folder("runs/test", options.name)
     used = {**asdict(options), "img_size": list(size), "resize": resize_words(options)}
+    used["precision"] = computes_in(subject)
     measured.save(folder / "metrics.json", used)
     measured.matches.save(folder / "matches.npz", images=np.array([str(result.file) for result in results]))
     draw_curves(folder / "curves.png", measured)
@@ -211,7 +215,7 @@ def test(options: TestOptions) -> TestResult:
     written = "metrics.json, curves.png, confusion.png, predictions.jpg"
     written += f", worst/ ({counted(len(worst), 'image')})" if worst else ""
     resized = f"{used['resize']} to {size[0]}x{size[1]}"
-    say(f"{counted(len(results), 'image')}, {resized}; results in {folder}: {written}")
+    say(f"{counted(len(results), 'image')}, {resized}, {computes_in(subject)}; results in {folder}: {written}")
     return TestResult(folder, measured.metrics)
 
 
@@ -242,6 +246,11 @@ def main(options: TestOptions) -> None:
         test(options)
 
 
+def computes_in(subject: Subject) -> str:
+    """The precision of the network, or of its runtime."""
+    return subject.model.precision if isinstance(subject.model, Runtime) else precision_words(subject.settings.dtype)
+
+
 def resize_words(options: TestOptions) -> str:
     """How images come to the network's size."""
     return "stretch" if options.stretch else "rectangular letterbox" if options.rect else "letterbox"
@@ -255,7 +264,7 @@ def speed(options: TestOptions) -> Speed:
     say(
         f"{size[0]}x{size[1]}, batch 1, confidence {options.conf:g}: resize {found.preprocess:.1f} ms, "
         f"network {found.inference:.1f} ms, NMS {found.nms:.1f} ms, together {found.total:.1f} ms "
-        f"(medians; network fused, {precision_words(subject.settings.dtype)}, {torch.get_num_threads()} threads)"
+        f"(medians; network fused, {computes_in(subject)}, {torch.get_num_threads()} threads)"
     )
     return found
 

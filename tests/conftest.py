@@ -66,7 +66,22 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def trained(data: Path) -> Path:
     """A two-epoch training; its run folder."""
-    options = ["--cfg", "x.cfg", "--data", "s.data", "--epochs", 2, "--batch-size", 8, "--workers", 0, "--name", "a"]
+    options = [
+        "--cfg",
+        "x.cfg",
+        "--data",
+        "s.data",
+        "--epochs",
+        2,
+        "--batch-size",
+        8,
+        "--workers",
+        0,
+        "--name",
+        "a",
+        "--amp",
+        "off",
+    ]
     done = run("train.py", *options, folder=data)
     assert done.returncode == 0, done.stderr
     assert "x.cfg has 1 class, s.data has 3: heads fitted (filters=16 before [yolo])" in done.stdout

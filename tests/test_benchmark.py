@@ -177,7 +177,7 @@ def test_export_measures_every_format_there_is(data: Path, trained: Path, monkey
         "OpenCV DNN",
     }
     assert set(rows) >= kinds | {"ONNX Runtime, int8", "OpenVINO, int8"} and "ncnn" not in rows
-    for name in kinds - {"OpenVINO"}:  # which takes bfloat16 where it can
+    for name in kinds:
         assert rows[name]["ap50"] == pytest.approx(rows["PyTorch, plain"]["ap50"], abs=2e-3)
         assert rows[name]["difference"]["score"] < 1e-3
     for row in rows.values():

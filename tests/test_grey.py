@@ -135,7 +135,7 @@ def test_exported(name: Any, place: Path, tmp_path: Path) -> None:
     """export.py compares with PyTorch by itself; here the file is run once more, from what was written alone."""
     options = {"cfg": str(place / "grey.cfg")} if name == "darknet" else {}
     weights = str(place / ("grey.weights" if name == "darknet" else "grey.pt"))
-    (done,) = export(ExportOptions(weights, format=name, data=None, output=str(tmp_path), **options))
+    (done,) = export(ExportOptions(weights, format=name, data=None, output=str(tmp_path), precision="f32", **options))
     runtime = open_exported(done.path)
     assert runtime.info.channels == 1
     image = to_channels(cv2.imread(str(place / "colour.png")), 1)[None]

@@ -40,6 +40,36 @@ def test_opencv_in_cpp(shared: Path, tmp_path: Path) -> None:
     assert_same_boxes([str(program), *files, photo], stem, photo)
 
 
+def test_the_docker_image_says_what_it_cannot_run(tmp_path: Path) -> None:
+    """The files that it copies, without torch: weights that need PyTorch are refused in a line."""
+    copied = [line.split()[1] for line in (PROJECT / "examples" / "Dockerfile").read_text().splitlines()
+              if line.startswith("COPY") and "requirements" not in line]  # fmt: skip
+    assert "detect.py" in copied and "models.py" not in copied
+    for pattern in copied:
+        for path in PROJECT.glob(pattern):
+            place = tmp_path / path.relative_to(PROJECT)
+            if path.is_dir():
+                shutil.copytree(path, place, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                place.parent.mkdir(exist_ok=True)
+                shutil.copy(path, place)
+    (tmp_path / "best.pt").write_bytes(b"weights")
+    shutil.copy(PROJECT / "examples" / "Dockerfile", tmp_path / "a.jpg")
+    program = (
+        "import runpy, sys\n"
+        "class Without:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name.partition('.')[0] in ('torch', 'torchvision'): raise ModuleNotFoundError(f'no {name}')\n"
+        "sys.meta_path.insert(0, Without())\n"
+        "sys.argv = ['detect.py', '--weights', 'best.pt', '--source', 'a.jpg']\n"
+        "runpy.run_path('detect.py', run_name='__main__')"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1, done.stderr
+    assert done.stderr.startswith("error: best.pt: needs PyTorch and this project's models.py")
+    assert ".onnx" in done.stderr
+
+
 def assert_same_boxes(command: list[str], stem: str, photo: str) -> None:
     """The command prints the boxes that detect.py finds: name, score, x1, y1, x2, y2."""
     said = subprocess.run(command, capture_output=True, text=True, check=True)

@@ -16,8 +16,7 @@ from models import load_model, save_weights
 from tests.commands import CFG, Done, assert_refused, run
 from tests.conftest import randomise
 from utils.data.shapes import generate
-from utils.deploy.compare import Difference, compare_maps, relative_difference
-from utils.deploy.parity import has_like
+from utils.deploy.compare import Difference, compare_maps, has_like, relative_difference
 from utils.network.weights import read_checkpoint
 
 
@@ -31,7 +30,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = load_model(place / "a.cfg")
     randomise(model)
     save_weights(model, place / "a.pt")
-    export(ExportOptions(str(place / "a.pt"), format="onnx,openvino,torchscript,ncnn,darknet", fold_bn=True))
+    export(
+        ExportOptions(
+            str(place / "a.pt"), format="onnx,openvino,torchscript,ncnn,darknet", fold_bn=True, precision="f32"
+        )
+    )
     generate(place / "shapes", train=1, valid=4, size=96)
     return place
 

@@ -78,7 +78,9 @@ def test_layers_stay_in_float_as_far_as_ap_asks_for_it(
     errors = layer_errors(_job(weights), np.random.default_rng(0).integers(0, 256, (4, 96, 96, 3), np.uint8))
     assert set(errors) == {0, 1, 2}
     other = min((0, 1), key=lambda index: errors[index])  # 2 is the head
-    options = ExportOptions(weights, format=format, int8=True, data=data_file, output=str(tmp_path / "out"))
+    options = ExportOptions(
+        weights, format=format, int8=True, data=data_file, output=str(tmp_path / "out"), precision="f32"
+    )
     as_if(monkeypatch, [0.5, 0.499])
     (done,) = export(options)
     assert in_bytes(done.path, format) == {0, 1}

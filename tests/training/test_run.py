@@ -33,7 +33,7 @@ pytestmark = pytest.mark.slow
 def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrainOptions:
     make_set(tmp_path, images=16)
     monkeypatch.chdir(tmp_path)
-    return TrainOptions(cfg="x.cfg", data="s.data", epochs=2, batch_size=8, workers=0)
+    return TrainOptions(cfg="x.cfg", data="s.data", epochs=2, batch_size=8, workers=0, amp="off")
 
 
 def options(small: TrainOptions, **changes: object) -> TrainOptions:

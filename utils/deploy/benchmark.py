@@ -17,7 +17,7 @@ from utils.errors import InputError
 from utils.evaluation.metrics import Metrics
 from utils.figure import new_figure, save_figure
 from utils.log import progress, warn
-from utils.precision import native_bfloat16
+from utils.precision import ComputePrecision, native_bfloat16
 from utils.runtimes.opening import open_exported
 from utils.runtimes.pytorch import PyTorch
 from utils.runtimes.runtime import Runtime
@@ -91,13 +91,15 @@ def pytorch_entries(model: Any) -> list[Entry]:
     return entries
 
 
-def exported_entries(path: Path, threads: int | None, int8: bool) -> list[Entry]:
-    """An exported network; OpenVINO's also in float32, where it would take another precision by itself."""
-    own = open_exported(path, threads)
-    entries = [Entry(own.kind + (", int8" if int8 else ""), lambda: open_exported(path, threads), path)]
-    if own.kind == "OpenVINO" and own.precision not in {"float32", "int8 and float32"}:
-        entries.append(Entry(f"{entries[0].name}, float32", lambda: open_exported(path, threads, "float32"), path))
-    return entries
+def exported_entries(
+    path: Path, threads: int | None, int8: bool, precisions: Sequence[ComputePrecision]
+) -> list[Entry]:
+    """An exported network in each of the precisions."""
+    name = open_exported(path, threads).kind + (", int8" if int8 else "")
+    return [
+        Entry(f"{name}, bfloat16" if each == "bf16" else name, partial(open_exported, path, threads, each), path)
+        for each in precisions
+    ]
 
 
 @dataclass(frozen=True)

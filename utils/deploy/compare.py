@@ -6,12 +6,20 @@ from dataclasses import dataclass
 import numpy as np
 
 from utils.deploy.maps import Maps
+from utils.evaluation.matching import overlaps
 from utils.inference.postprocess import detections
-from utils.runtimes.runtime import Runtime
+from utils.log import counted
+from utils.runtimes.runtime import Check, Runtime
 
+CONFIDENCE, IOU = 0.25, 0.45  # of the boxes that detect.py shows
 VISIBLE = 0.001  # boxes of lower scores are nothing to anyone; AP begins here
 UNFOLDED = "normalised by OpenCV"
-LIMITS = {"float32": (0.1, 0.001, 1e-4), "float16": (8.0, 0.05, 0.05), UNFOLDED: (2.0, 0.01, 0.05)}
+LIMITS = {
+    "float32": (0.1, 0.001, 1e-4),
+    "float16": (8.0, 0.05, 0.05),
+    "bfloat16": (8.0, 0.05, 0.05),
+    UNFOLDED: (2.0, 0.01, 0.05),
+}
 """Pixels of the input, score, and share of a map's maximum that an export may be off, by the precision of its weights.
 
 OpenCV adds 1e-6 to variances where Darknet adds 1e-5, so that unfolded batch normalisation differs by a little.
@@ -27,25 +35,58 @@ class Difference:
     score: float
     """Of objectness times class probability."""
     heads: float | None = None
-    """Of the maps that enter [yolo], as shares of their maximum; None where the runtime does not show them."""
+    """Of the maps that enter [yolo], as shares of their maximum; None where they were not compared."""
+    changed: int | None = None
+    """Boxes behind NMS that one of the two has and the other has not; None where they were not compared."""
 
     def words(self) -> str:
         """For people."""
         heads = "" if self.heads is None else f"heads {self.heads:.2g} of their maximum, "
-        return f"{heads}boxes {self.pixels:.2g} px, scores {self.score:.2g}"
+        changed = f", {counted(self.changed, 'box', 'boxes')} more or less" if self.changed else ""
+        return f"{heads}boxes {self.pixels:.2g} px, scores {self.score:.2g}{changed}"
 
     def within(self, precision: str) -> bool:
-        """Whether that is what rounding makes; of int8 its AP is what counts."""
+        """Whether it is within the limits of this precision, heads included; of int8 AP decides, so that all is.
+
+        In bfloat16 no box may have changed, either.
+        """
         if precision not in LIMITS:
             return True
-        found = self.pixels, self.score, self.heads or 0.0
+        if self.heads is None or (precision == "bfloat16" and self.changed != 0):
+            return False
+        found = self.pixels, self.score, self.heads
         return all(value <= limit for value, limit in zip(found, LIMITS[precision], strict=True))  # NaN is not
+
+    def check(self, passed: bool, ap: float | None) -> Check:
+        """For the file's metadata."""
+        found = {"heads": self.heads, "pixels": self.pixels, "score": self.score, "ap": ap}
+        known = {key: value for key, value in found.items() if value is not None and np.isfinite(value)}
+        return {"passed": passed, **known}
 
 
 def compare_runtimes(reference: Runtime, other: Runtime, images: Sequence[np.ndarray]) -> Difference:
     """Over images (H, W, C) uint8 of the input's size; where one has NMS inside, of what NMS leaves."""
     found = [_compare(reference.infer(image[None]), other.infer(image[None]), other) for image in images]
-    return Difference(*(float(np.max(column)) for column in zip(*found, strict=True)))
+    pixels, score = (float(np.max(column)) for column in zip(*found, strict=True))
+    return Difference(pixels, score)
+
+
+def changed_boxes(reference: Runtime, other: Runtime, images: Sequence[np.ndarray]) -> int:
+    """Boxes that one of them has and the other has not, at detect.py's thresholds or those of the NMS inside."""
+    confidence, iou = other.info.nms or (CONFIDENCE, IOU)
+    changed = 0
+    for image in images:
+        (own,) = detections(reference.infer(image[None]), confidence, iou, vote=other.info.vote)
+        (its,) = detections(other.infer(image[None]), confidence, iou if other.info.nms is None else 1.0)
+        changed += int((~has_like(own, its)).sum() + (~has_like(its, own)).sum())
+    return changed
+
+
+def has_like(own: np.ndarray, its: np.ndarray) -> np.ndarray:
+    """(n, 6) and (m, 6) rows x1, y1, x2, y2, score, class -> (n,) bool: the other has one of its class, IoU >= 0.5."""
+    iou = overlaps(own[:, :4], its[:, :4], np.zeros(len(its), bool))
+    alike: np.ndarray = ((iou >= 0.5) & (own[:, None, 5] == its[None, :, 5])).any(axis=1)
+    return alike
 
 
 def compare_maps(

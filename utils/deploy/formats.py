@@ -3,20 +3,24 @@
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
+from utils.deploy.compare import UNFOLDED
 from utils.deploy.network import Job
 from utils.deploy.onnx_file import finish, onnx_graph, quiet, save_onnx
 from utils.deploy.quantize import quantized_onnx, quantized_openvino
 from utils.errors import InputError
+from utils.network.expand import expanded, folded
 from utils.network.weights import save_darknet
-from utils.runtimes.runtime import METADATA, need
+from utils.precision import ComputePrecision
+from utils.runtimes.openvino import native_precisions
+from utils.runtimes.runtime import METADATA, Check, need
 
 Format = Literal["onnx", "openvino", "torchscript", "ncnn", "darknet"]
 CONVERSION_TIME = 600  # seconds that pnnx may take
@@ -83,9 +87,10 @@ def write_ncnn(job: Job, folder: Path) -> None:
 
 
 def write_darknet(job: Job, cfg: Path) -> None:
-    """x_darknet.cfg, .weights, .names and .json (metadata); the network has to be in Darknet's sections."""
-    cfg.write_text(job.model.graph.to_cfg("for Darknet and OpenCV, written by export.py"), encoding="utf-8")
-    save_darknet(job.model.blocks, cfg.with_suffix(".weights"), job.model.seen)
+    """x_darknet.cfg, .weights, .names and .json (metadata), in Darknet's own sections."""
+    model = folded(expanded(job.model)) if job.fold_bn else expanded(job.model)
+    cfg.write_text(model.graph.to_cfg("for Darknet and OpenCV, written by export.py"), encoding="utf-8")
+    save_darknet(model.blocks, cfg.with_suffix(".weights"), model.seen)
     cfg.with_suffix(".names").write_text("".join(f"{name}\n" for name in job.info.names), encoding="utf-8")
     write_metadata(job, cfg.with_suffix(".json"))
 
@@ -93,6 +98,21 @@ def write_darknet(job: Job, cfg: Path) -> None:
 def write_metadata(job: Job, file: Path) -> None:
     """What the runtime has to know."""
     file.write_text(job.info.to_json() + "\n", encoding="utf-8")
+
+
+def by_weights(job: Job) -> str:
+    """The limits of the weights' precision."""
+    return job.info.precision
+
+
+def by_normalisation(job: Job) -> str:
+    """OpenCV's own normalisation needs wider limits; see `UNFOLDED`."""
+    return job.info.precision if job.fold_bn else UNFOLDED
+
+
+def unchanged(model: Any) -> Any:
+    """The network itself, whose layers are those of the file."""
+    return model
 
 
 @dataclass(frozen=True)
@@ -105,15 +125,23 @@ class Kind:
     half: bool = True
     nms: bool = False
     int8: bool = False
+    form: Callable[[Any], Any] = unchanged
+    """The network whose layers are those of the file, to compare with."""
+    limits: Callable[[Job], str] = by_weights
+    """The key of `compare.LIMITS` for this format."""
+    precisions: Callable[[], Sequence[ComputePrecision]] | None = None
+    """What its runtime can be told to compute in on this machine; None: it computes in what was exported."""
 
 
 KINDS: dict[Format, Kind] = {
     "onnx": Kind(".onnx", write_onnx, nms=True, int8=True),
-    "openvino": Kind("_openvino", write_openvino, nms=True, int8=True),
+    "openvino": Kind("_openvino", write_openvino, nms=True, int8=True, precisions=native_precisions),
     "torchscript": Kind(".torchscript", write_torchscript),
     "ncnn": Kind("_ncnn", write_ncnn, dynamic=False),
-    "darknet": Kind("_darknet.cfg", write_darknet, dynamic=False, half=False),
-}
+    "darknet": Kind(
+        "_darknet.cfg", write_darknet, dynamic=False, half=False, form=expanded, limits=by_normalisation
+    ),
+}  # fmt: skip
 
 
 def parse_formats(text: str) -> list[Format]:
@@ -132,6 +160,41 @@ def check_formats(formats: list[Format], **asked: bool) -> None:
         for name in formats:
             if name not in able:
                 raise InputError(f"--{flag} with --format {name}: expected {' or '.join(able)}")
+
+
+def check_precision(formats: Sequence[Format], precision: ComputePrecision) -> None:
+    """Raise InputError for --precision bf16 where it cannot be checked."""
+    for name in formats if precision == "bf16" else ():
+        precisions = KINDS[name].precisions
+        if precisions is None:
+            able = [other for other, kind in KINDS.items() if kind.precisions is not None]
+            raise InputError(f"--precision bf16 with --format {name}: expected {' or '.join(able)}")
+        if "bf16" not in precisions():
+            raise InputError("--precision bf16: expected a CPU with native bfloat16, to check the file in it")
+
+
+def with_bfloat16(name: Format, precision: ComputePrecision) -> bool:
+    """Whether a file is to be checked in bfloat16, too: it may run in it here, and --precision does not forbid it."""
+    precisions = KINDS[name].precisions
+    return precision != "f32" and precisions is not None and "bf16" in precisions()
+
+
+def settle(job: Job, path: Path, name: Format, checks: Mapping[str, Check], precision: ComputePrecision) -> str:
+    """Write what was found in each precision beside the network; the words for bfloat16, empty where it was not tried.
+
+    Raises InputError where it did not pass and --precision asks for it.
+    """
+    if KINDS[name].precisions is None:
+        return ""
+    write_metadata(replace(job, info=replace(job.info, checks=checks)), path / METADATA)
+    tried = checks.get("bfloat16")
+    if tried is None:
+        return ""
+    found = ", ".join(f"{key} {value:.3g}" for key, value in tried.items() if key != "passed")
+    if precision == "bf16" and not tried["passed"]:
+        raise InputError(f"--precision bf16: differs from PyTorch by too much ({found}); nothing was written")
+    chosen = "which it runs in where the CPU has it" if tried["passed"] else "too far: it runs in float32"
+    return f"; in bfloat16 {found}, {chosen}"
 
 
 def remove(path: Path) -> None:

@@ -1,5 +1,6 @@
 """The maps inside a network, in each runtime: what its layers make, to see where two of them part."""
 
+import functools
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -25,34 +26,28 @@ ACTIVATIONS = frozenset({"leaky", "relu", "relu6", "logistic", "mish", "swish", 
 """As OpenCV calls these layers."""
 
 
+@functools.singledispatch
 def maps_inside(runtime: Runtime, path: Path | None = None) -> Callable[[np.ndarray], Maps]:
-    """What gives, for a picture (H, W, C) uint8, RGB or grey, the maps that this runtime shows.
+    """What gives, for a picture (H, W, C) uint8, RGB or grey, the maps that this runtime shows: here none.
 
     PyTorch shows layers and heads; ONNX Runtime, OpenVINO and OpenCV layers (OpenCV those of its own cfg);
     TorchScript and ncnn heads. `path` is the exported file or folder.
     """
-    if isinstance(runtime, PyTorch):
-        return lambda picture: _pytorch(runtime, picture)
-    assert path is not None
-    if isinstance(runtime, OnnxRuntime):
-        return _onnx(path)
-    if isinstance(runtime, OpenVino):
-        return _openvino(runtime, path)
-    if isinstance(runtime, OpenCv):
-        return _opencv(path)
-    if isinstance(runtime, TorchScript):
-        return lambda picture: _torchscript(runtime, picture)
-    assert isinstance(runtime, Ncnn)
-    return _ncnn(runtime, path)
+    return lambda picture: {}
 
 
-def head_names(runtime: PyTorch) -> list[str]:
-    """What the maps that enter the [yolo] layers are called: as layers, and as heads."""
+def head_names(runtime: PyTorch) -> list[tuple[str, str]]:
+    """What the map that enters each [yolo] layer may be called: as a layer, and as a head."""
     sources = [head.sources[0] for head in runtime.model.graph.heads()]
-    return [*(f"layer_{index}" for index in sources), *(f"head_{index}" for index in range(len(sources)))]
+    return [(f"layer_{source}", f"head_{index}") for index, source in enumerate(sources)]
 
 
-def _pytorch(runtime: PyTorch, picture: np.ndarray) -> Maps:
+@maps_inside.register
+def _pytorch(runtime: PyTorch, path: Path | None = None) -> Callable[[np.ndarray], Maps]:
+    return lambda picture: _pytorch_maps(runtime, picture)
+
+
+def _pytorch_maps(runtime: PyTorch, picture: np.ndarray) -> Maps:
     found: dict[str, np.ndarray] = {}
     hooks = []
 
@@ -75,7 +70,8 @@ def _pytorch(runtime: PyTorch, picture: np.ndarray) -> Maps:
     return found
 
 
-def _onnx(file: Path) -> Callable[[np.ndarray], Maps]:
+@maps_inside.register
+def _onnx(runtime: OnnxRuntime, file: Path) -> Callable[[np.ndarray], Maps]:
     onnx, ort = need("onnx", f"{file}"), need("onnxruntime", f"{file}")
     model = onnx.load(str(file))
     made = [name for node in model.graph.node for name in node.output if _LAYER.fullmatch(name)]
@@ -92,6 +88,7 @@ def _onnx(file: Path) -> Callable[[np.ndarray], Maps]:
     return run
 
 
+@maps_inside.register
 def _openvino(runtime: OpenVino, folder: Path) -> Callable[[np.ndarray], Maps]:
     model = core().read_model(str(next(folder.glob("*.xml"))))
     made = {name for op in model.get_ops() for output in op.outputs() for name in output.get_names()}
@@ -107,7 +104,8 @@ def _openvino(runtime: OpenVino, folder: Path) -> Callable[[np.ndarray], Maps]:
     return run
 
 
-def _opencv(cfg: Path) -> Callable[[np.ndarray], Maps]:
+@maps_inside.register
+def _opencv(runtime: OpenCv, cfg: Path) -> Callable[[np.ndarray], Maps]:
     net = OpenCv(cfg).net
     net.enableFusion(False)  # it would work in place, over maps that are asked for
     last: dict[int, str] = {}
@@ -123,14 +121,20 @@ def _opencv(cfg: Path) -> Callable[[np.ndarray], Maps]:
     return run
 
 
-def _torchscript(runtime: TorchScript, picture: np.ndarray) -> Maps:
+@maps_inside.register
+def _torchscript(runtime: TorchScript, path: Path) -> Callable[[np.ndarray], Maps]:
     if not hasattr(runtime.module, "heads"):  # of an older version
-        return {}
-    with torch.inference_mode():
-        heads = runtime.module.heads(torch.from_numpy(planes(picture[None])))
-    return {f"head_{index}": head.float().numpy() for index, head in enumerate(heads)}
+        return lambda picture: {}
+
+    def run(picture: np.ndarray) -> Maps:
+        with torch.inference_mode():
+            heads = runtime.module.heads(torch.from_numpy(planes(picture[None])))
+        return {f"head_{index}": head.float().numpy() for index, head in enumerate(heads)}
+
+    return run
 
 
+@maps_inside.register
 def _ncnn(runtime: Ncnn, folder: Path) -> Callable[[np.ndarray], Maps]:
     shapes = [f"1={5 + len(runtime.info.names)} 2={len(anchors)}" for anchors in runtime.info.anchors]
     blobs = []  # decoding begins with a reshape of the head to (anchors, 5 + classes, cells)

@@ -81,6 +81,8 @@ class Job:
     """Whether ONNX graphs pass onnxslim."""
     calibration: Calibration | None = None
     """For int8."""
+    fold_bn: bool = False
+    """Whether Darknet files have batch normalisation folded in."""
 
     def in_float32(self) -> "Job":
         """The same, before weights are stored in fewer bits."""

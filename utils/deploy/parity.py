@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.deploy.compare import LIMITS, UNFOLDED, compare_maps, compare_runtimes
+from utils.deploy.compare import LIMITS, UNFOLDED, compare_maps, compare_runtimes, has_like
 from utils.deploy.maps import Maps
-from utils.evaluation.matching import overlaps
 from utils.figure import new_figure, save_figure
 from utils.files import write_text
 from utils.inference.postprocess import detections
 from utils.log import say
+from utils.precision import ComputePrecision
 from utils.runtimes.opencv import OpenCv
 from utils.runtimes.runtime import Runtime
 
@@ -42,6 +42,8 @@ class ParityBenchmark:
     """Network of --b (default: the one inside the .pt)."""
     img_size: str | int | None = None
     """Input size in pixels, N or W,H (default: that of --a)."""
+    precision: ComputePrecision = "auto"
+    """What both compute in, f32 or bf16; auto: float32, or with OpenVINO bfloat16 where it was checked."""
     conf: float = 0.25
     """Least score of a box that NMS keeps."""
     iou: float = 0.45
@@ -131,13 +133,6 @@ def compare_boxes(
         f"{thresholds[0] + score:.3g} {missing or 'none'} without their like"
     )
     return Stage("NMS", words, missing == 0)
-
-
-def has_like(own: np.ndarray, its: np.ndarray) -> np.ndarray:
-    """(n, 6) and (m, 6) rows x1, y1, x2, y2, score, class -> (n,) bool: the other has one like it."""
-    iou = overlaps(own[:, :4], its[:, :4], np.zeros(len(its), bool))
-    alike: np.ndarray = ((iou >= 0.5) & (own[:, None, 5] == its[None, :, 5])).any(axis=1)
-    return alike
 
 
 def table(stages: Sequence[Stage]) -> str:

@@ -20,7 +20,6 @@ from utils.deploy.network import Job
 from utils.evaluation.evaluate import EvaluationSettings, collect, evaluation_loader
 from utils.evaluation.metrics import Metrics, measure
 from utils.letterbox import GREY
-from utils.network.expand import expanded, folded
 from utils.network.speed import inference_pass, time_in_turns
 from utils.network.summary import gflops, trace
 from utils.pruning.cost import Standing
@@ -48,7 +47,7 @@ def clock_of(
 
 
 def exported_clock(runtime: TimedExport, size: tuple[int, int], rounds: int, told: bool) -> Clock:
-    """Medians on the CPU in a runtime of export.py's files, from pixels to predictions, in the precision it takes."""
+    """Medians on the CPU in a runtime of export.py's files, from pixels to predictions, in float32."""
     kind = KINDS["darknet" if runtime == "opencv" else runtime]
 
     def clock(models: Sequence[Any]) -> list[float]:
@@ -57,8 +56,7 @@ def exported_clock(runtime: TimedExport, size: tuple[int, int], rounds: int, tol
         with TemporaryDirectory() as folder:
             for index, model in enumerate(models):
                 path = Path(folder) / f"{index}{kind.suffix}"
-                form = folded(expanded(model)) if runtime == "opencv" else model
-                kind.write(Job(form, replace(describe(form, size), dynamic=False)), path)
+                kind.write(Job(model, replace(describe(model, size), dynamic=False), fold_bn=True), path)
                 works[index] = partial(open_exported(path).infer, picture)
             times = time_in_turns(works, torch.device("cpu"), rounds, told)
         return [times[index] for index in works]

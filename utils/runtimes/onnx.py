@@ -6,7 +6,7 @@ from typing import ClassVar
 import numpy as np
 
 from utils.errors import InputError
-from utils.runtimes.runtime import METADATA, NetworkInfo, Runtime, need, planes, with_objectness
+from utils.runtimes.runtime import METADATA, NetworkInfo, Runtime, first_line, need, planes, with_objectness
 
 
 class OnnxRuntime(Runtime):
@@ -24,15 +24,18 @@ class OnnxRuntime(Runtime):
         try:
             self.session = ort.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its exceptions have no common class of their own
-            reason = str(error).partition("\n")[0]
-            raise InputError(f"{file}: cannot be loaded by ONNX Runtime ({reason})") from None
+            raise InputError(f"{file}: cannot be loaded by ONNX Runtime ({first_line(error)})") from None
         known = self.session.get_modelmeta().custom_metadata_map
         info = NetworkInfo.from_json(known.get(METADATA, ""), file)
         super().__init__(info, info.precision)
 
     def run(self, images: np.ndarray) -> np.ndarray:
         """One pass."""
-        (found,) = self.session.run(None, {"images": planes(images)})
+        batch = planes(images)
+        try:
+            found: np.ndarray = self.session.run(None, {"images": batch})[0]
+        except Exception as error:  # see above
+            raise InputError(f"ONNX Runtime could not compute the network ({first_line(error)})") from None
         if self.info.nms is None:
             return found
         return with_objectness(found, len(images), len(self.info.names))

@@ -1,5 +1,6 @@
 """Darknet .cfg and .weights in OpenCV's own importer, on the CPU: no other package is needed."""
 
+import threading
 from pathlib import Path
 from typing import ClassVar
 
@@ -29,7 +30,7 @@ class OpenCv(Runtime):
             raise InputError(f"{cfg}: expected OpenCV 4, this is {cv2.__version__}, which cannot read Darknet's files")
         if threads is not None:
             cv2.setNumThreads(threads)
-        info = NetworkInfo.from_json(metadata.read_text(encoding="utf-8"), metadata)
+        info = NetworkInfo.of_file(metadata)
         try:
             written = cfg.read_text(encoding="utf-8", errors="replace")  # comments may be in any encoding
             self.normalises = "batch_normalize=1" in written  # by itself, with another epsilon
@@ -40,17 +41,21 @@ class OpenCv(Runtime):
         except cv2.error as error:
             raise InputError(f"{cfg}: cannot be loaded by OpenCV ({' '.join(str(error).split())})") from None
         self.outputs = self.net.getUnconnectedOutLayersNames()
+        if len(self.outputs) != len(info.anchors):
+            raise InputError(f"{metadata}: expected anchors of {len(self.outputs)} heads, got {len(info.anchors)}")
+        self.lock = threading.Lock()  # the network holds its input and maps
         super().__init__(info)
 
     def run(self, images: np.ndarray) -> np.ndarray:
         """One pass. Its heads give boxes as shares of the input, and scores instead of class probabilities."""
         height, width = images.shape[1:3]
-        self.net.setInput(planes(images))
+        batch, heads = planes(images), []
         try:
-            maps = self.net.forward(self.outputs)
+            with self.lock:
+                self.net.setInput(batch)
+                maps = self.net.forward(self.outputs)
         except cv2.error as error:
             raise InputError(f"OpenCV could not compute the network ({' '.join(str(error).split())})") from None
-        heads = []
         for head, anchors in zip(maps, self.info.anchors, strict=True):
             cells = head.reshape(len(images), -1, len(anchors), head.shape[-1])  # (B, H*W, A, 5+C)
             heads.append(cells.transpose(0, 2, 1, 3).reshape(len(images), -1, head.shape[-1]))

@@ -7,6 +7,7 @@ from utils.errors import InputError
 from utils.files import PROJECT, user_path
 from utils.log import warn
 from utils.options import check_at_least
+from utils.precision import ComputePrecision
 from utils.runtimes.runtime import NetworkInfo, Runtime, Task
 
 KINDS = ".onnx, .torchscript, x_openvino/, x_ncnn/ or x_darknet.cfg"
@@ -24,7 +25,12 @@ def find_exported(weights: str | None) -> Path | None:
 
 
 def open_for_command(
-    path: Path, device: str, threads: int | None, pytorch_only: Mapping[str, object], task: Task = "detect"
+    path: Path,
+    device: str,
+    threads: int | None,
+    pytorch_only: Mapping[str, object],
+    task: Task = "detect",
+    precision: ComputePrecision = "auto",
 ) -> Runtime:
     """`open_exported` with a command's options, for its task. Raises InputError for flags that only PyTorch heeds."""
     for flag, value in pytorch_only.items():
@@ -34,7 +40,7 @@ def open_for_command(
         raise InputError(f"--device {device} with {path}: expected auto or cpu; exported networks run on the CPU here")
     if threads is not None:
         check_at_least(1, threads=threads)
-    runtime = open_exported(path, threads)
+    runtime = open_exported(path, threads, precision)
     if runtime.info.task != task:
         kinds = {"detect": "a detector, for detect.py and test.py", "classify": "a classifier, for classify.py"}
         raise InputError(f"{path}: expected a network to {task} with; this is {kinds[runtime.info.task]}")
@@ -52,18 +58,26 @@ def warn_of_nms(path: Path, info: NetworkInfo, confidence: float, iou: float, vo
     )
 
 
-def open_exported(path: Path, threads: int | None = None, precision: str | None = None) -> Runtime:
+def open_exported(path: Path, threads: int | None = None, precision: ComputePrecision = "auto") -> Runtime:
     """An exported network in its runtime, `threads` of it at work (default: all cores).
 
-    `precision` is what OpenVINO computes with; the others compute in what was exported. Raises InputError.
+    `precision` is what it computes in; only OpenVINO has a choice. Raises InputError.
     """
     # each runtime is imported where it is wanted: they take their time
     if path.is_dir() and list(path.glob("*.xml")):
         from utils.runtimes.openvino import OpenVino
 
         return OpenVino(path, threads, precision)
-    if precision is not None:
-        raise InputError(f"{path}: precision is chosen for PyTorch and OpenVINO; others run as they were exported")
+    runtime = _open_other(path, threads)
+    if precision == "bf16" or (precision == "f32" and runtime.precision == "float16"):
+        raise InputError(
+            f"--precision {precision} with {path}: expected auto; {runtime.kind} computes in what was exported, "
+            f"{runtime.precision}"
+        )
+    return runtime
+
+
+def _open_other(path: Path, threads: int | None) -> Runtime:
     if path.suffix == ".onnx":
         from utils.runtimes.onnx import OnnxRuntime
 

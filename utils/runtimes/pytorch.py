@@ -7,7 +7,7 @@ import torch
 
 from utils.errors import InputError
 from utils.network.fuse import fuse
-from utils.runtimes.runtime import NetworkInfo, Runtime
+from utils.runtimes.runtime import NetworkInfo, Runtime, first_line
 
 
 class PyTorch(Runtime):
@@ -30,15 +30,14 @@ class PyTorch(Runtime):
 
     def run(self, images: np.ndarray) -> np.ndarray:
         """One pass."""
-        batch = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2).float().div_(255)
+        own = torch.from_numpy(np.array(images, order="C"))  # a copy, which may be read-only or backwards no more
+        batch = own.to(self.device).permute(0, 3, 1, 2).float().div_(255)
         with torch.no_grad(), torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
             try:
                 found: np.ndarray = self.model(batch).cpu().numpy()
             except torch._dynamo.exc.TorchDynamoException as error:
-                reason = str(error).strip().partition("\n")[0]
-                raise InputError(
-                    f"--compile: expected a C++ compiler, and a network that it takes ({reason})"
-                ) from None
+                words = "--compile: expected a C++ compiler, and a network that it takes"
+                raise InputError(f"{words} ({first_line(error)})") from None
         return found
 
 

@@ -3,20 +3,24 @@
 import importlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from utils.errors import InputError
+from utils.log import counted
+from utils.runtimes.metadata import read_metadata
 
 METADATA = "metadata.json"  # beside the files of formats that have no place for it inside
 INSTALL = "pip install -r requirements-export.txt"
 
 Task = Literal["detect", "classify"]
 Precision = Literal["float32", "float16", "bfloat16", "int8"]
+Check = Mapping[str, float | bool | None]
+"""`passed`, and what was measured: `heads`, `pixels`, `score`, `ap` (see docs/deploy.md)."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,8 @@ class NetworkInfo:
     """Whether box voting follows the NMS inside."""
     channels: int = 3
     """Of the input: 3 for RGB, 1 for grey."""
+    checks: Mapping[str, Check] = field(default_factory=dict)
+    """Precision that the runtime can be told to compute in -> what export.py found; empty for other runtimes."""
 
     def to_json(self) -> str:
         """For the file."""
@@ -64,28 +70,23 @@ class NetworkInfo:
                 f"(export.py --dynamic makes one that takes other sizes)"
             )
 
+    def passed(self, precision: str) -> bool:
+        """Whether export.py found it near enough to PyTorch when it computes in this precision."""
+        return bool(self.checks.get(precision, {}).get("passed"))
+
     @staticmethod
     def from_json(text: str, where: str | Path) -> "NetworkInfo":
         """What `to_json` wrote. Raises InputError for anything else."""
-        try:
-            known = json.loads(text)
-            width, height = (int(side) for side in known["size"])
-            info = NetworkInfo(
-                tuple(str(name) for name in known["names"]),
-                (width, height),
-                int(known["stride"]),
-                tuple(tuple((float(w), float(h)) for w, h in head) for head in known["anchors"]),
-                known["precision"],
-                bool(known["dynamic"]),
-                known.get("task", "detect"),
-                None if known["nms"] is None else (float(known["nms"][0]), float(known["nms"][1])),
-                bool(known.get("vote", False)),
-                int(known.get("channels", 3)),
-            )
-            assert min(width, height, info.stride) > 0 and info.names and info.channels in {1, 3}
-        except (AssertionError, KeyError, TypeError, ValueError, IndexError):
-            raise InputError(f"{where}: expected the metadata that export.py writes") from None
-        return info
+        known: dict[str, Any] = read_metadata(text, where)
+        anchors = tuple(tuple((float(w), float(h)) for w, h in head) for head in known["anchors"])
+        nms = None if known["nms"] is None else tuple(map(float, known["nms"]))
+        lists = {"names": tuple(known["names"]), "size": tuple(known["size"]), "anchors": anchors, "nms": nms}
+        return NetworkInfo(**{**known, **lists})
+
+    @staticmethod
+    def of_file(file: Path) -> "NetworkInfo":
+        """From a metadata file. Raises InputError."""
+        return NetworkInfo.from_json(file.read_text(encoding="utf-8", errors="replace"), file)
 
     @staticmethod
     def beside(folder: Path) -> "NetworkInfo":
@@ -93,7 +94,7 @@ class NetworkInfo:
         file = folder / METADATA
         if not file.is_file():
             raise InputError(f"{folder}: expected {METADATA} in it, which export.py writes")
-        return NetworkInfo.from_json(file.read_text(encoding="utf-8"), file)
+        return NetworkInfo.of_file(file)
 
 
 class Runtime(ABC):
@@ -111,16 +112,27 @@ class Runtime(ABC):
         """(B, H, W, C) in 0..255, RGB or grey (`to_channels`), uint8 or float32 -> predictions (B, N, 5+C) float32.
 
         Of a detector; each is centre x, y, width, height in pixels of the input, objectness, class probabilities.
-        Raises InputError for a size that the network does not take.
+        Threads may share a runtime. Raises InputError for a size that the network does not take, and for a file whose
+        metadata does not fit its network.
         """
         self.info.check_size(images.shape[2], images.shape[1])
+        if not len(images):
+            return self.infer(np.zeros((1, *images.shape[1:]), images.dtype))[:0]
         if self.info.dynamic:
-            return self.run(images)
-        found = [self.run(images[index : index + 1]) for index in range(len(images))]
-        if self.info.nms is not None:  # of each image as many as NMS leaves; the rest are rows of zeros
-            most = max(one.shape[1] for one in found)
-            found = [np.pad(one, ((0, 0), (0, most - one.shape[1]), (0, 0))) for one in found]
-        return np.concatenate(found)
+            found = self.run(images)
+        else:
+            each = [self.run(images[index : index + 1]) for index in range(len(images))]
+            if self.info.nms is not None:  # of each image as many as NMS leaves; the rest are rows of zeros
+                most = max(one.shape[1] for one in each)
+                each = [np.pad(one, ((0, 0), (0, most - one.shape[1]), (0, 0))) for one in each]
+            found = np.concatenate(each)
+        classes, before = len(self.info.names), (5,) if self.info.task == "detect" else ()
+        if found.ndim != 2 + len(before) or found.shape[-1] != sum(before) + classes:
+            raise InputError(
+                f"the network gives {found.shape}, its metadata has {counted(classes, 'class name')}: expected "
+                f"{sum(before) + classes} numbers for each {'box' if before else 'image'}"
+            )
+        return found
 
     @abstractmethod
     def run(self, images: np.ndarray) -> np.ndarray:
@@ -128,8 +140,8 @@ class Runtime(ABC):
 
 
 def planes(images: np.ndarray) -> np.ndarray:
-    """(B, H, W, C) in 0..255 -> (B, C, H, W) float32 in 0..1, contiguous."""
-    batch = np.ascontiguousarray(images.transpose(0, 3, 1, 2), np.float32)
+    """(B, H, W, C) in 0..255 -> (B, C, H, W) float32 in 0..1, contiguous, in memory of its own."""
+    batch = np.array(images.transpose(0, 3, 1, 2), np.float32, order="C")
     batch *= np.float32(1 / 255)
     return batch
 
@@ -138,8 +150,13 @@ def with_objectness(found: np.ndarray, batch: int, num_classes: int) -> np.ndarr
     """What a network with NMS inside gives, as predictions.
 
     Rows (K, 7): image, x1, y1, x2, y2, score, class -> (B, N, 5+C), the score as objectness, its class 1, all others 0;
-    N is the most that an image has, the rest rows of zeros.
+    N is the most that an image has, the rest rows of zeros. Raises InputError where there are no such rows.
     """
+    if found.ndim != 2 or found.shape[1] != 7 or found[:, 6].max(initial=0) >= num_classes:
+        raise InputError(
+            f"the network gives {found.shape}, its metadata says NMS is inside: expected rows of 7 numbers, the last "
+            f"one a class below {num_classes}"
+        )
     counts = np.bincount(found[:, 0].astype(int), minlength=batch)
     predictions = np.zeros((batch, max(1, counts.max(initial=0)), 5 + num_classes), np.float32)
     for image in range(batch):
@@ -150,6 +167,16 @@ def with_objectness(found: np.ndarray, batch: int, num_classes: int) -> np.ndarr
         predictions[image, place, 4] = rows[:, 4]
         predictions[image, place, 5 + rows[:, 5].astype(int)] = 1
     return predictions
+
+
+def first_line(error: Exception) -> str:
+    """Of an exception's message."""
+    return str(error).strip().partition("\n")[0]
+
+
+def last_line(error: Exception) -> str:
+    """Of an exception's message, where the lines before say which function raised it."""
+    return str(error).strip().rpartition("\n")[2]
 
 
 def need(module: str, what: str, install: str = INSTALL) -> Any:

@@ -7,7 +7,7 @@ from typing import ClassVar
 import numpy as np
 
 from utils.errors import InputError
-from utils.runtimes.runtime import METADATA, NetworkInfo, Runtime, need, planes
+from utils.runtimes.runtime import METADATA, NetworkInfo, Runtime, last_line, need, planes
 
 
 class TorchScript(Runtime):
@@ -31,8 +31,12 @@ class TorchScript(Runtime):
 
     def run(self, images: np.ndarray) -> np.ndarray:
         """One pass."""
-        with self.torch.inference_mode():
-            found: np.ndarray = self.module(self.torch.from_numpy(planes(images))).numpy()
+        batch = self.torch.from_numpy(planes(images))
+        try:
+            with self.torch.inference_mode():
+                found: np.ndarray = self.module(batch).numpy()
+        except RuntimeError as error:
+            raise InputError(f"PyTorch could not compute the TorchScript network ({last_line(error)})") from None
         return found
 
 

@@ -6,7 +6,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from utils.precision import native_bfloat16
+from utils.precision import fast_bfloat16
 
 OptimizerName = Literal["muon", "adamw", "sgd"]
 MUON_SHARE = 0.2  # a Muon step is this times the learning rate times the root of the longer side: AdamW's own size
@@ -94,8 +94,8 @@ def _adam(gradients: list[Tensor], states: list[dict[str, Any]], momentum: float
 
 
 def orthogonalize(matrix: Tensor) -> Tensor:
-    """(m, n) -> about U V^T of its singular value decomposition, by five Newton-Schulz steps; bfloat16 where native."""
-    x = matrix.bfloat16() if native_bfloat16(matrix.device) else matrix.float()
+    """(m, n) -> about U V^T of its singular value decomposition, by five Newton-Schulz steps; bfloat16 where fast."""
+    x = matrix.bfloat16() if fast_bfloat16(matrix.device) else matrix.float()
     tall = x.shape[0] > x.shape[1]
     x = x.T if tall else x
     x = x / (x.norm() * 1.02 + 1e-7)
