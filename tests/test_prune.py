@@ -12,11 +12,13 @@ import prune as command
 from models import Darknet, load_model, save_weights
 from prune import PruneOptions, dry_run, prune
 from tests.commands import assert_refused, run
+from utils.data.dataset import TrainingSet
 from utils.errors import InputError
 from utils.network.graph import load_graph
 from utils.pruning.apply import head_difference
 from utils.pruning.cost import Standing
 from utils.pruning.report import SweepPoint, find_knee
+from utils.training import pruner
 
 
 @pytest.fixture
@@ -183,3 +185,26 @@ def test_a_data_set_of_other_classes_and_a_network_without_gammas(best: Path, da
     flags = ["--cfg", "plain.cfg", "--weights", "plain.weights"]
     assert_refused(run("prune.py", *flags, folder=tmp_path), "nothing can be pruned", tmp_path)
     assert run("prune.py", *flags, "--importance", "l2", folder=tmp_path).returncode == 0
+
+
+# ---- What the Taylor criterion looks at ------------------------------------------------------------------------------
+
+
+def test_taylor_looks_at_single_images_from_the_whole_list(
+    best: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[list[str], float]] = []
+
+    def record(pictures: Any, augmentation: Any, *rest: Any, **more: Any) -> Any:
+        seen.append(([sample.image.name for sample in pictures.samples], augmentation.mosaic))
+        return TrainingSet(pictures, augmentation, *rest, **more)
+
+    monkeypatch.chdir(data)
+    monkeypatch.setattr(pruner, "TrainingSet", record)
+    monkeypatch.setattr(pruner, "TAYLOR_IMAGES", 6)
+    for seed in (0, 0, 1):
+        command.start(PruneOptions(weights=str(best), data="s.data", workers=0, batch_size=6, seed=seed))
+    names, again, others = (each for each, _ in seen)
+    assert names == again != others and len(set(names)) == len(set(others)) == 6
+    assert set(names + others) - {f"{index:04d}.jpg" for index in range(1, 7)}
+    assert [mosaic for _, mosaic in seen] == [0, 0, 0]

@@ -74,7 +74,7 @@ class PruneOptions:
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
     seed: int = 0
-    """Seed of --importance random, and of trainings."""
+    """Seed of --importance random, of the images that taylor looks at, and of trainings."""
     name: str = "exp"
     """Results go to runs/prune/NAME (NAME-2 ... where it exists)."""
 

@@ -113,7 +113,8 @@ class Pruning:
     def loss_changes(self) -> Changes:
         """What the Taylor criterion needs, from training images."""
         assert self.spec is not None
-        samples = read_samples(self.spec, self.spec.train[:TAYLOR_IMAGES])
+        images = sampled(self.spec.train, TAYLOR_IMAGES, self.options.seed)
+        samples = read_samples(self.spec, images)
         channels = self.model.graph.net.channels
         dataset = TrainingSet(
             Pictures(samples, self.size), Augmentation(mosaic=0), self.options.seed, channels=channels
@@ -140,7 +141,8 @@ class Pruning:
         """Milliseconds of what stays, (groups,) bool, told while they are looked for; each network is timed once."""
         key = keep.tobytes()
         if key not in self.timed:
-            self.timed[key] = self.milliseconds(self.without(keep))
+            labels = self.groups.labels_kept(keep)
+            self.timed[key] = self.milliseconds(prune_channels(self.model, self.groups.book, labels, self.build))
             say(f"{self.choice.share(keep):.1%} of the removable channels removed: {self.timed[key]:.1f} ms")
         return self.timed[key]
 
@@ -227,6 +229,12 @@ def read_spec(options: PruneOptions, model: Any) -> DataSpec:
         if not images and (key == "valid" or options.trains or options.importance == "taylor"):
             raise DataError(f"{spec.path}: expected the key {key}, which prune.py needs")
     return spec
+
+
+def sampled(images: Sequence[Path], count: int, seed: int) -> tuple[Path, ...]:
+    """Up to so many of the images, drawn from the whole list, in its order."""
+    chosen = np.random.default_rng(seed).permutation(len(images))[:count]
+    return tuple(images[place] for place in sorted(chosen))
 
 
 def read_samples(spec: DataSpec, images: tuple[Path, ...]) -> list[Sample]:
