@@ -96,7 +96,7 @@ class DetectOptions:
     """Compile the network first, which takes up to a minute for each size and number of pictures at once, and is kept
     for the next time; needs a C++ compiler."""
     batch_size: int = 1
-    """Pictures that go through the network at once; live sources go one by one."""
+    """Pictures, or tiles of one, that go through the network at once; live sources go one by one."""
     track: bool = False
     """Number the objects, the same number through all frames; images of a folder are taken as frames of one video."""
     count_line: str | None = None
@@ -189,6 +189,11 @@ def make_predictor(options: DetectOptions, weights: str | None) -> Predictor:
     names = class_names(len(runtime.info.names), given_names(options), runtime.info.names)
     size = parse_size(options.img_size) or runtime.info.size
     runtime.info.check_size(*size)
+    tile = parse_size(options.tile, "--tile")
+    if tile is not None and min(tile) < runtime.info.stride:
+        raise InputError(
+            f"--tile {options.tile}: expected at least {runtime.info.stride}, the network's largest stride"
+        )
     chosen = None if options.classes is None else pick_classes(options.classes, names)
     return Predictor(
         runtime,
@@ -200,9 +205,10 @@ def make_predictor(options: DetectOptions, weights: str | None) -> Predictor:
         options.max_det,
         options.agnostic_nms or options.track,
         chosen,
-        parse_size(options.tile, "--tile"),
+        tile,
         options.overlap,
         options.vote,
+        options.batch_size,
     )
 
 

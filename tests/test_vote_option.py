@@ -66,6 +66,10 @@ def by_serve(place: Path, **vote: Any) -> bool:
     return bool(found["vote"])
 
 
+def test_tracking_goes_on_with_scores_of_a_tenth(place: Path) -> None:
+    assert detect.Job(DetectOptions("x.pt", "set", track=True)).predictor.confidence == 0.1
+
+
 @pytest.mark.parametrize("way", [by_detector, by_hub, by_detect, by_test, by_train, by_serve])
 def test_on_unless_turned_off(place: Path, way: Callable[..., bool]) -> None:
     assert way(place) is True and way(place, vote=True) is True

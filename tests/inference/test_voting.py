@@ -119,8 +119,8 @@ def test_equals_loops_and_leaves_the_rest(
     """Both paths, in parts of any size; the order of the predictions does not matter; NMS keeps the same boxes."""
     rows = crowd(seed, count, classes)
     with pytest.MonkeyPatch.context() as patch:
-        for module in (postprocess, torch_postprocess):
-            patch.setattr(module, "VOTE_PAIRS", pairs)
+        patch.setattr(postprocess, "PAIRS", pairs)
+        patch.setattr(torch_postprocess, "VOTE_PAIRS", pairs)
         own, its, shuffled = (
             path(given_rows, 0.2001, iou, max_detections=20, agnostic=agnostic, vote=True)
             for path, given_rows in ((by_numpy, rows), (by_torch, rows), (by_torch, rows[::-1].copy()))

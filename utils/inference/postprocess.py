@@ -3,12 +3,12 @@
 `torch_postprocess` does the same on the network's device, for the many boxes that AP is measured on.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 MAX_CANDIDATES = 30_000  # the best-scored ones that enter NMS
-VOTE_PAIRS = 2**18  # kept boxes times candidates that voting compares at once
+PAIRS = 2**18  # of boxes that are compared at once
 
 
 def detections(
@@ -89,19 +89,28 @@ def voted(boxes: np.ndarray, score: np.ndarray, group: np.ndarray, keep: np.ndar
     reach = np.abs(width[keep]) * (1 - iou) / max(2 * iou, 1e-9) + 1  # from centre to centre: farther, IoU is lower
     low = np.searchsorted(place, np.maximum(centre[keep] - reach, first) + offset[keep])
     high = np.searchsorted(place, np.minimum(centre[keep] + reach, last) + offset[keep], side="right")
-    count = high - low
     result = np.empty((len(keep), 4))
-    step = max(1, VOTE_PAIRS // int(count.max()))
-    for part in np.split(np.arange(len(keep)), range(step, len(keep), step)):
-        own = part.repeat(count[part])
-        voter = order[np.arange(len(own)) + (high[part] - count[part].cumsum()).repeat(count[part])]
-        kept = keep[own]
+    for own, position in pairs_within(low, high):
+        kept, voter = keep[own], order[position]
         sides = np.minimum(corners[kept, 2:], corners[voter, 2:]) - np.maximum(corners[kept, :2], corners[voter, :2])
         shared = np.clip(sides, 0, None).prod(axis=1)
         with np.errstate(divide="ignore", invalid="ignore"):  # boxes without area overlap nothing
             votes = (shared / (area[kept] + area[voter] - shared) > iou) | (kept == voter)
         own, voter = own[votes], voter[votes]
         rows = np.column_stack((corners[voter] * weight[voter, None], weight[voter]))
-        sums = np.add.reduceat(rows, np.searchsorted(own, part))
-        result[part] = sums[:, :4] / sums[:, 4:]
+        first_votes = np.flatnonzero(np.diff(own, prepend=-1))
+        sums = np.add.reduceat(rows, first_votes)
+        result[own[first_votes]] = sums[:, :4] / sums[:, 4:]
     return result.astype(boxes.dtype)
+
+
+def pairs_within(low: np.ndarray, high: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """All pairs (i, j) with low[i] <= j < high[i], as two arrays, in order; about PAIRS of them at a time."""
+    count = np.maximum(high - low, 0)
+    total = count.cumsum()
+    cuts = np.searchsorted(total, np.arange(PAIRS, count.sum(), PAIRS))
+    for part in np.split(np.arange(len(count)), cuts):
+        first = part.repeat(count[part])
+        if len(first):
+            ends = count[part].cumsum()
+            yield first, np.arange(len(first)) + (low[part] + count[part] - ends).repeat(count[part])

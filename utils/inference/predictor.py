@@ -30,6 +30,7 @@ class Predictor:
     tile: tuple[int, int] | None = None  # (width, height): also look at parts of this size, in pixels of the picture
     overlap: float = 0.2  # of neighbouring tiles, a share of their size
     vote: bool = True  # box voting after NMS
+    batch: int = 1  # tiles that go through the network at once
 
     def __call__(self, frames: Sequence[Frame]) -> list[Result]:
         """Detect in a batch of pictures."""
@@ -58,17 +59,19 @@ class Predictor:
         return found, {key: seconds * 1000 / len(images) for key, seconds in times.items()}
 
     def _tiled(self, frame: Frame, tile: tuple[int, int]) -> Result:
-        """The whole picture and each of its tiles, one after the other, merged."""
+        """The whole picture and its tiles, `batch` at a time, merged."""
         height, width = frame.image.shape[:2]
-        found, total = [], dict.fromkeys(("preprocess", "inference", "nms"), 0.0)
+        found: list[np.ndarray] = []
+        total = dict.fromkeys(("preprocess", "inference", "nms"), 0.0)
         windows = list(dict.fromkeys([(0, 0, width, height), *tile_windows(width, height, tile, self.overlap)]))
-        for x1, y1, x2, y2 in windows:
-            (rows,), milliseconds = self._run([frame.image[y1:y2, x1:x2]])
-            found.append(rows + np.array([x1, y1, x1, y1, 0, 0], np.float32))
-            total = {key: value + milliseconds[key] for key, value in total.items()}
+        for first in range(0, len(windows), self.batch):
+            batch = windows[first : first + self.batch]
+            seen, milliseconds = self._run([frame.image[y1:y2, x1:x2] for x1, y1, x2, y2 in batch])
+            offsets = np.array([(x1, y1, x1, y1, 0, 0) for x1, y1, _, _ in batch], np.float32)
+            found += [rows + offset for rows, offset in zip(seen, offsets, strict=True)]
+            total = {key: value + milliseconds[key] * len(batch) for key, value in total.items()}
         start = time.perf_counter()
-        how = Merge((width, height), self.iou, self.agnostic)
-        rows = merge_tiles(found, windows, how)[: self.max_detections]
+        rows = merge_tiles(found, windows, Merge((width, height), self.iou, self.agnostic, self.max_detections))
         total["nms"] += (time.perf_counter() - start) * 1000
         return self._result(frame, rows, total)
 

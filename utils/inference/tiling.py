@@ -5,12 +5,14 @@ picture, has the object uncut; where two tiles each have a part, and the parts a
 become one box. What is left passes NMS. Objects narrower than the overlap are never cut in all tiles.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from utils.inference.postprocess import suppress
+from utils.errors import InputError
+from utils.inference.postprocess import MAX_CANDIDATES, pairs_within, suppress
 
 Window = tuple[int, int, int, int]
 """Left, top, right, bottom of a part of the picture, in pixels."""
@@ -18,38 +20,53 @@ Window = tuple[int, int, int, int]
 EDGE = 0.02  # of the tile's side: so near to its border a box may be cut by it
 CERTAIN = 0.5  # share of a part's score that the box needs which it goes for
 SAME = 0.5  # share of a part that must lie in the uncut box, and IoU of two parts where both tiles look
+MAX_WINDOWS = 10_000  # of a picture
 
 
 @dataclass(frozen=True)
 class Merge:
-    """How tiles are put together: the picture's (width, height), and as in NMS."""
+    """How tiles are put together: the picture's (width, height), and as in NMS; `limit` boxes are kept, the best."""
 
     size: tuple[int, int]
     iou: float = 0.45
     agnostic: bool = False
+    limit: int = 300
 
 
 def tile_windows(width: int, height: int, tile: tuple[int, int], overlap: float = 0.2) -> list[Window]:
     """Windows of `tile` (width, height) that cover a picture, neighbours overlapping by at least that share of it.
 
-    They are spread evenly; along a side that is no longer than the tile there is one.
+    They are spread evenly; along a side that is no longer than the tile there is one. Raises InputError for too many.
     """
-    columns, rows = (_starts(side, part, overlap) for side, part in zip((width, height), tile, strict=True))
+    sides = list(zip((width, height), tile, strict=True))
+    count = math.prod(_count(side, part, overlap) for side, part in sides)
+    if count > MAX_WINDOWS:
+        raise InputError(
+            f"--tile {tile[0]},{tile[1]} --overlap {overlap:g}: expected at most {MAX_WINDOWS:,} tiles a picture, got "
+            f"{count:,} of one of {width}x{height} pixels; larger tiles or less overlap make fewer"
+        )
+    columns, rows = (_starts(side, part, overlap) for side, part in sides)
     return [(x, y, min(x + tile[0], width), min(y + tile[1], height)) for y in rows for x in columns]
 
 
-def _starts(side: int, part: int, overlap: float) -> list[int]:
-    if side <= part:
-        return [0]
+def _count(side: int, part: int, overlap: float) -> int:
     step = max(1, int(part * (1 - overlap)))
-    return np.linspace(0, side - part, -(-(side - part) // step) + 1).round().astype(int).tolist()
+    return max(0, -(-(side - part) // step)) + 1
+
+
+def _starts(side: int, part: int, overlap: float) -> list[int]:
+    return np.linspace(0, max(0, side - part), _count(side, part, overlap)).round().astype(int).tolist()
 
 
 def merge_tiles(found: Sequence[np.ndarray], windows: Sequence[Window], how: Merge) -> np.ndarray:
-    """Each window's (N, 6) rows x1, y1, x2, y2, score, class in the picture's pixels -> (M, 6), best first."""
+    """Each window's (N, 6) rows x1, y1, x2, y2, score, class in the picture's pixels -> (M, 6), best first.
+
+    The best MAX_CANDIDATES of all windows are looked at.
+    """
     rows = np.concatenate(found) if found else np.zeros((0, 6), np.float32)
     owner = np.repeat(np.arange(len(found)), [len(part) for part in found])
-    views = np.array(windows, np.float32).reshape(-1, 4)[owner]  # (N, 4)
+    best = np.argsort(-rows[:, 4], kind="stable")[:MAX_CANDIDATES]
+    rows, views = rows[best], np.array(windows, np.float32).reshape(-1, 4)[owner[best]]  # (N, 6), (N, 4)
     cut = _cut_sides(rows, views, how.size).any(axis=1)
     group = np.zeros(len(rows)) if how.agnostic else rows[:, 5]
     left = np.flatnonzero(cut)
@@ -59,7 +76,7 @@ def merge_tiles(found: Sequence[np.ndarray], windows: Sequence[Window], how: Mer
     joined = np.concatenate((rows[~cut], parts)).astype(np.float32)
     joined = joined[np.argsort(-joined[:, 4], kind="stable")]
     labels = np.zeros(len(joined)) if how.agnostic else joined[:, 5]
-    return joined[suppress(joined[:, :4], labels, how.iou, len(joined))]
+    return joined[suppress(joined[:, :4], labels, how.iou, how.limit)]
 
 
 def _cut_sides(rows: np.ndarray, views: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -74,52 +91,53 @@ def _cut_sides(rows: np.ndarray, views: np.ndarray, size: tuple[int, int]) -> np
 def _inside(parts: np.ndarray, of: np.ndarray, rows: np.ndarray, group: np.ndarray) -> np.ndarray:
     """(N,) bool: which parts lie mostly in a larger box of their own group that is not much less certain."""
     area, larger = _area(parts), _area(rows)
-    covered = _shared(parts[:, :4], rows[:, :4]) > SAME * area[:, None]
-    certain = rows[None, :, 4] >= CERTAIN * parts[:, None, 4]
-    result: np.ndarray = (covered & certain & (of[:, None] == group[None]) & (larger[None] > area[:, None])).any(axis=1)
-    return result
+    middle = (parts[:, 0] + parts[:, 2]) / 2  # lies in each box that has half of the part
+    order = np.argsort(middle, kind="stable")
+    low, high = (np.searchsorted(middle[order], rows[:, side] + slack) for side, slack in ((0, -1), (2, 1)))
+    inside = np.zeros(len(parts), bool)
+    for box, position in pairs_within(low, high):
+        part = order[position]
+        covered = _area(_clip(parts[part], rows[box])) > SAME * area[part]
+        certain = rows[box, 4] >= CERTAIN * parts[part, 4]
+        inside[part[covered & certain & (of[part] == group[box]) & (larger[box] > area[part])]] = True
+    return inside
 
 
 def _join(rows: np.ndarray, views: np.ndarray, group: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Parts of one object, from different tiles, as one box with the best score; until nothing fits any more.
 
-    Also returns their groups.
+    Rows come best first. Also returns their groups.
     """
-    rows, views = rows.copy(), views.copy()
-    order = np.argsort(-rows[:, 4], kind="stable")
-    rows, views, group = rows[order], views[order], group[order]
-    done = 0
-    while done < len(rows):
-        strip = np.column_stack((np.maximum(views[done, :2], views[:, :2]), np.minimum(views[done, 2:], views[:, 2:])))
-        mine = _clip(np.broadcast_to(rows[done, :4], strip.shape), strip)
-        other = _clip(rows[:, :4], strip)
-        shared = _area(_clip(mine, other))
-        union = _area(mine) + _area(other) - shared
-        fits = (shared > SAME * union) & (group == group[done]) & (views != views[done]).any(axis=1)
-        fits[: done + 1] = False
-        if not fits.any():
-            done += 1
-            continue
-        partner = int(np.flatnonzero(fits)[0])
-        for each in (rows, views):
-            each[done, :2] = np.minimum(each[done, :2], each[partner, :2])
-            each[done, 2:4] = np.maximum(each[done, 2:4], each[partner, 2:4])
-        rows, views, group = (np.delete(each, partner, axis=0) for each in (rows, views, group))
-    return rows, group
+    rows, views, left = rows.copy(), views.copy(), np.ones(len(rows), bool)
+    for done in range(len(rows)):
+        while left[done] and (fits := _fitting(done, rows, views, left & (group == group[done]))).size:
+            partner = fits[0]
+            for each in (rows, views):
+                each[done, :2] = np.minimum(each[done, :2], each[partner, :2])
+                each[done, 2:4] = np.maximum(each[done, 2:4], each[partner, 2:4])
+            left[partner] = False
+    return rows[left], group[left]
+
+
+def _fitting(done: int, rows: np.ndarray, views: np.ndarray, left: np.ndarray) -> np.ndarray:
+    """Which of the later rows that are left agree with one of another view, in the strip that both views see."""
+    x1, y1, x2, y2 = rows[done, :4]
+    later = rows[done + 1 :]
+    touching = (later[:, 0] < x2) & (later[:, 2] > x1) & (later[:, 1] < y2) & (later[:, 3] > y1)
+    near = done + 1 + np.flatnonzero(touching & left[done + 1 :])
+    near = near[(views[near] != views[done]).any(axis=1)]
+    strip = _clip(views[near], views[[done]])
+    own, other = _clip(rows[[done]], strip), _clip(rows[near], strip)
+    shared = _area(_clip(own, other))
+    return near[shared > SAME * (_area(own) + _area(other) - shared)]
 
 
 def _clip(boxes: np.ndarray, windows: np.ndarray) -> np.ndarray:
-    return np.column_stack((np.maximum(boxes[:, :2], windows[:, :2]), np.minimum(boxes[:, 2:], windows[:, 2:])))
+    """(N, 4...) and (N, 4...), or one of them for all -> (N, 4): what both cover, with negative sides if nothing."""
+    low, high = np.maximum(boxes[:, :2], windows[:, :2]), np.minimum(boxes[:, 2:4], windows[:, 2:4])
+    return np.hstack((low, high))
 
 
 def _area(boxes: np.ndarray) -> np.ndarray:
     sides: np.ndarray = np.clip(boxes[:, 2:4] - boxes[:, :2], 0, None)
     return sides.prod(axis=1)
-
-
-def _shared(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """(N, 4), (M, 4) -> (N, M) areas of what both cover."""
-    low = np.maximum(a[:, None, :2], b[None, :, :2])
-    high = np.minimum(a[:, None, 2:], b[None, :, 2:])
-    area: np.ndarray = np.clip(high - low, 0, None).prod(axis=2)
-    return area
