@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from utils.errors import InputError
-from utils.precision import choose_precision, half_precision
+from utils.precision import choose_precision, inference_precision
 
 CPU = torch.device("cpu")
 
@@ -23,6 +23,6 @@ def test_precision_on_a_cpu(
         choose_precision("fp16", CPU)
     if automatic is None:
         with pytest.raises(InputError, match="--half: expected a device with native bfloat16"):
-            half_precision(CPU)
+            inference_precision("auto", True, CPU)
     else:
-        assert half_precision(CPU) is automatic
+        assert inference_precision("auto", True, CPU) is automatic
