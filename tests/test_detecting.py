@@ -356,8 +356,8 @@ def test_from_the_hub(trained: Path, data: Path) -> None:
 
 @pytest.mark.parametrize(("extra", "message"), [
     (["--vid-stride", 0], "--vid-stride 0: expected at least 1"),
-    (["--tile", "15"], "--tile 15: expected at least 16 a side, the network's largest stride"),
-        (["--tile", "0"], "--tile 0: expected N or W,H in pixels"),
+    (["--tile", "15"], "--tile 15: expected at least 16, the network's largest stride"),
+    (["--tile", "0"], "--tile 0: expected N or W,H in pixels"),
     (["--overlap", "0.95"], "--overlap 0.95: expected 0 to 0.9"),
     (["--count-line", "1,2,3,4"], "--count-line: expected --track with it"),
     (["--track", "--count-line", "1,2,3"], "--count-line 1,2,3: expected x1,y1,x2,y2 in pixels"),
