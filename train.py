@@ -149,7 +149,7 @@ def prepare(
         folder = ranks.share(new_run_folder(parent, options.name) if ranks.first else Path())
     trainee = make_trainee(learner, criterion, options, sampler.steps, folder, dtype, ranks, blocks)
     if sparsity is not None and gammas is not None:
-        trainee.regulariser = Sparsity(model, gammas, sparsity)
+        trainee.regulariser = Sparsity(model, gammas, sparsity, options.epochs)
     settings = EvaluationSettings(
         size, batch_size=own_batch, workers=options.workers, dtype=dtype, channels=channels, vote=options.vote
     )

@@ -22,7 +22,7 @@ from utils.training.classify_options import ClassTrainOptions
 from utils.training.options import read_hyp
 from utils.training.recovery import reopen
 
-OLD = {"assign": "shape", "focal_gamma": 0.0, "shear": 0, "sparsity_schedule": "auto", "sparsity_share": 0.7}
+OLD = {"sparsity_schedule": "auto", "assign": "shape", "focal_gamma": 0.0, "shear": 0, "sparsity_share": 0.7}
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,8 @@ OLD = {"assign": "shape", "focal_gamma": 0.0, "shear": 0, "sparsity_schedule": "
         ("train.py", "--schedule one-cycle", "error: --schedule one-cycle: removed; use cosine or linear"),
         ("train.py", "--perspective 0.01", "error: --perspective 0.01: removed; expected 0 to 0.001"),
         ("train.py", "--perspective -0.1", "error: --perspective -0.1: expected 0 to 0.001"),
-        ("train.py", "--sparsity-schedule auto", "error: --sparsity-schedule: removed; the strength is constant"),
+        ("train.py", "--sparsity-schedule auto", "error: --sparsity-schedule auto: removed; use constant or global-"),
+        ("train.py", "--sparsity-schedule=local-decay", "error: --sparsity-schedule local-decay: removed; use const"),
         ("train.py", "--sparsity-share 0.5", "error: --sparsity-share: removed"),
         ("train.py", "--sparsity-max-drop 0.5", "error: --sparsity-max-drop: removed"),
         ("classify.py", "train --schedule=one-cycle", "error: --schedule one-cycle: removed; use cosine or linear"),
@@ -56,6 +57,7 @@ def test_on_the_command_line(tmp_path: Path, command: str, arguments: str, messa
 
 def test_values_that_are_left_are_no_error() -> None:
     arguments = "--schedule linear --strategy normal --perspective 0.001 --name one-cycle --percent=0.5".split()
+    arguments += "--sparsity-schedule global-decay --sparsity-schedule=constant --name auto".split()
     assert current_arguments(arguments) == arguments
 
 
@@ -88,8 +90,9 @@ def test_in_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert read_hyp(str(file)) == {"lr": 0.01, "sparsity": 0.001}
     names = "assign shape, schedule one-cycle, focal_gamma 0, shear 0, perspective 0.1"
     assert capsys.readouterr().err == f"{file}: ignored what was removed: {names}\n"
-    file.write_text("schedule: linear\nperspective: 0.0005\nsr: true\nsparsity: 0.01\n")
-    assert read_hyp(str(file)) == {"schedule": "linear", "perspective": 0.0005, "sparsity": 0.01}
+    left = {"schedule": "linear", "perspective": 0.0005, "sparsity": 0.01, "sparsity_schedule": "global-decay"}
+    file.write_text("".join(f"{name}: {value}\n" for name, value in left.items()) + "sr: true\n")
+    assert read_hyp(str(file)) == left
     assert capsys.readouterr().err == ""
     file.write_text("perspective: much\n")
     with pytest.raises(InputError, match=r"perspective: expected float, got 'much'"):
@@ -124,8 +127,9 @@ def test_in_the_options_of_a_checkpoint(tmp_path: Path, capsys: pytest.CaptureFi
         checkpoint = Checkpoint("", (), {}, 0, {"options": values | {"sr": False}})
         for _ in range(2):  # as often as it is read, one warning
             assert stored_options(path, checkpoint, kind) == kind(epochs=3)
-        words = "ignored what was removed: schedule one-cycle, assign shape, focal_gamma 0.0, shear 0"
-        assert capsys.readouterr().err.startswith(f"{path}: {words}, sparsity_schedule auto, sparsity_share 0.7\n")
+        warning = capsys.readouterr().err
+        assert warning.startswith(f"{path}: ignored what was removed: schedule one-cycle, ")
+        assert set(warning.rstrip().split(", ")[1:]) == {f"{name} {value}" for name, value in OLD.items()}
 
 
 def test_in_the_options_of_a_pruning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

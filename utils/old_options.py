@@ -27,9 +27,9 @@ REMOVED = {
     "shear": Removed("use --degrees"),
     "perspective": Removed(f"expected 0 to {MAX_PERSPECTIVE}", lambda value: float(value) > MAX_PERSPECTIVE),
     "schedule": Removed("use cosine or linear", lambda value: value == "one-cycle"),
-    "sparsity_schedule": Removed("the strength is constant; give it by --sparsity"),
-    "sparsity_share": Removed("the strength is constant; give it by --sparsity"),
-    "sparsity_max_drop": Removed("the strength is constant; give it by --sparsity"),
+    "sparsity_schedule": Removed("use constant or global-decay", lambda value: value in ("auto", "local-decay")),
+    "sparsity_share": Removed("no schedule aims at a share; give the strength by --sparsity"),
+    "sparsity_max_drop": Removed("no schedule goes by AP; give the strength by --sparsity"),
     "sparsity_epochs": Removed("--auto has no sparsity training; train.py --sparsity before it is one"),
     "strategy": Removed("use slim or normal", lambda value: value == "shortcut"),
 }

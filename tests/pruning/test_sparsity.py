@@ -1,4 +1,4 @@
-"""Sparsity training: the pull against closed forms, and whom it reaches and when."""
+"""Sparsity training: the pull against closed forms, whom it reaches and when, and how its strength changes."""
 
 import math
 from pathlib import Path
@@ -40,8 +40,8 @@ def network(text: str = CFG) -> Darknet:
     return Darknet(parse_graph(text))
 
 
-def sparsity(model: Darknet, strength: float, grouped: bool = False) -> Sparsity:
-    return Sparsity(model, Gammas.of(model), SparsityOptions(strength, grouped))
+def sparsity(model: Darknet, strength: float, epochs: int = 4, **options: Any) -> Sparsity:
+    return Sparsity(model, Gammas.of(model), SparsityOptions(strength, **options), epochs)
 
 
 def trainee(model: Darknet, bad: set[int] | None = None, **options: Any) -> Trainee:
@@ -197,6 +197,41 @@ def test_groups_are_pulled_together() -> None:
     assert results[0] == [pytest.approx([0.08, 0]), pytest.approx([0, 0])]
     norm = 0.5 - 4 * 0.08 * math.sqrt(2)
     assert results[1] == [pytest.approx([0.8 * norm, 0], rel=1e-4), pytest.approx([0.6 * norm, 0], rel=1e-4)]
+
+
+# ---- Strength over the epochs --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("epochs", "before"), [(4, 2), (5, 3), (1, 1)])
+def test_global_decay(epochs: int, before: int) -> None:
+    """What a gamma of 1 loses in a step of each epoch: 0.16 S, and a hundredth of it after half of them."""
+    model = network()
+    one, fallen = sparsity(model, 0.2, epochs, schedule="global-decay"), []
+    for _ in range(epochs):
+        set_gammas(model, {PRUNABLE[4]: [1.0] * 32})
+        one.step(1.0)
+        fallen.append(1 - model.get_parameter(PRUNABLE[4])[0].item())
+        one.after_epoch(model)
+    expected = [0.16 * 0.2] * before + [0.16 * 0.002] * (epochs - before)
+    assert fallen == pytest.approx(expected, abs=1e-6)
+
+
+def test_constant_is_constant() -> None:
+    model = network()
+    one = sparsity(model, strength=0.2)
+    for _ in range(4):
+        one.after_epoch(model)
+    assert one.strength == 0.2
+
+
+def test_a_later_epoch_goes_on_with_its_strength() -> None:
+    model = network()
+    one, other = (sparsity(model, 0.2, schedule="global-decay") for _ in range(2))
+    for _ in range(2):
+        one.after_epoch(model)
+    assert other.strength == 0.2
+    other.load_state_dict(one.state_dict())
+    assert other.strength == one.strength == pytest.approx(0.002)
 
 
 # ---- What is counted -----------------------------------------------------------------------------------------------

@@ -168,8 +168,9 @@ def test_stopped_in_the_middle_of_an_epoch(whole: Path, monkeypatch: pytest.Monk
 
 @pytest.mark.slow
 def test_stopped_in_sparsity_training(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In its second half, where its strength is no longer that of the start."""
     monkeypatch.chdir(whole)
-    options = TrainOptions(**OPTIONS, sparsity=0.3, sparsity_groups=True)
+    options = TrainOptions(**OPTIONS, sparsity=0.3, sparsity_schedule="global-decay", sparsity_groups=True)
     train(replace(options, name="sparse-whole"))
     stop_at_change(monkeypatch, 15)
     with pytest.raises(Stopped):

@@ -64,15 +64,17 @@ def test_every_rank_pulls_alike(tmp_path: Path) -> None:
         "from utils.training.detection import DetectionRun\n"
         "finish = DetectionRun.finish\n"
         "def saved(self, checks):\n"
-        "    torch.save(self.model.state_dict(), f\"{os.environ['RANK']}.pt\")\n"
+        "    torch.save((self.model.state_dict(), self.sparsity.strength), f\"{os.environ['RANK']}.pt\")\n"
         "    return finish(self, checks)\n"
         "DetectionRun.finish = saved\n"
         "run_command(train, TrainOptions, '')\n"
     )
     arguments = "--cfg x.cfg --data s.data --epochs 3 --batch-size 4 --accumulate 2 --workers 0".split()
-    done = torchrun(tmp_path, 2, str(script), *arguments, "--sparsity", "0.6", "--sparsity-groups")
+    pulled = "--sparsity 0.6 --sparsity-groups --sparsity-schedule global-decay".split()
+    done = torchrun(tmp_path, 2, str(script), *arguments, *pulled)
     assert done.returncode == 0, done.stderr
-    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
+    (first, strength), (second, other) = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
+    assert strength == other == pytest.approx(0.006)
     gammas = torch.cat([tensor for name, tensor in first.items() if name.endswith(".1.weight")])
     assert gammas.abs().mean() < 0.8
     for name in first:
@@ -82,15 +84,18 @@ def test_every_rank_pulls_alike(tmp_path: Path) -> None:
 # ---- Options -------------------------------------------------------------------------------------------------------
 
 
-def test_strength_and_groups() -> None:
+def test_strength_schedule_and_groups() -> None:
     assert TrainOptions().sparsity_options() is None and TrainOptions(sparsity=0.0).sparsity_options() is None
     assert TrainOptions(sparsity=0.01, sparsity_groups=True).sparsity_options() == SparsityOptions(0.01, grouped=True)
+    decay = TrainOptions(sparsity=0.01, sparsity_schedule="global-decay").sparsity_options()
+    assert decay == SparsityOptions(0.01, "global-decay", False)
 
 
 def test_its_options_in_files(tmp_path: Path) -> None:
     file = tmp_path / "h.yaml"
-    file.write_text("sparsity: 1e-3\nsparsity_groups: true\n")
-    assert read_hyp(str(file)) == {"sparsity": 0.001, "sparsity_groups": True}
+    file.write_text("sparsity: 1e-3\nsparsity_groups: true\nsparsity_schedule: global-decay\n")
+    expected = {"sparsity": 0.001, "sparsity_groups": True, "sparsity_schedule": "global-decay"}
+    assert read_hyp(str(file)) == expected
     file.write_text("sparsity: much\n")
     with pytest.raises(InputError, match="sparsity: expected float, got 'much'"):
         read_hyp(str(file))
@@ -102,6 +107,7 @@ def test_its_options_in_files(tmp_path: Path) -> None:
         ("--s -0.1", "--sparsity -0.1: expected 0 to 1, such as 0.001"),
         ("--s nan", "--sparsity nan: expected 0 to 1"),
         ("--sparsity-groups", "--sparsity-groups: expected --sparsity with it"),
+        ("--sparsity-schedule global-decay", "--sparsity-schedule: expected --sparsity with it"),
         ("-sr --cfg bare.cfg", "--sparsity: expected a batch normalisation that is trained and whose channels may go"),
         ("-sr --freeze 4", "--sparsity: expected a batch normalisation that is trained"),
     ],

@@ -94,8 +94,8 @@ class DetectionRun(Run):
         """With --sparsity: how far it is, and how strong."""
         if self.sparsity is None:
             return {}
-        share = self.sparsity.after_epoch(self.trainee.average.model)
-        return {"near_zero": share, "sparsity": self.sparsity.options.strength}
+        strength = self.sparsity.strength  # the next epoch's may differ
+        return {"near_zero": self.sparsity.after_epoch(self.trainee.average.model), "sparsity": strength}
 
     def remarks(self, record: Record) -> str:
         """With --sparsity, the share of gammas near zero."""

@@ -11,7 +11,7 @@ from utils.errors import InputError
 from utils.files import find_file
 from utils.old_options import MAX_PERSPECTIVE, current_options
 from utils.options import OnOff, check_type
-from utils.pruning.sparsity import SparsityOptions
+from utils.pruning.sparsity import SparsityOptions, SparsitySchedule
 from utils.training.checkpoint import resumed_options, value_of
 from utils.training.distill import DistillOptions
 from utils.training.engine_options import EngineOptions, Rule, check_values
@@ -125,6 +125,8 @@ class TrainOptions(EngineOptions, TeacherOptions, StartOptions):
     """Fit the anchors to the data and write them into the run's model.cfg."""
     sparsity: float | None = None
     """Sparsity training for pruning: pull batch normalisation's gammas to 0 with this strength S, such as 0.001."""
+    sparsity_schedule: SparsitySchedule = "constant"
+    """How the strength S changes: constant, or global-decay (S/100 after half of the training)."""
     sparsity_groups: bool = False
     """Pull the gammas of channels that go together as one, by their Euclidean norm."""
     evolve: int = 0
@@ -166,7 +168,9 @@ class TrainOptions(EngineOptions, TeacherOptions, StartOptions):
 
     def sparsity_options(self) -> SparsityOptions | None:
         """Options of sparsity training, None where it is off."""
-        return SparsityOptions(self.sparsity, self.sparsity_groups) if self.sparsity else None
+        if not self.sparsity:
+            return None
+        return SparsityOptions(self.sparsity, self.sparsity_schedule, self.sparsity_groups)
 
     @property
     def mosaic_epochs(self) -> int:
@@ -208,8 +212,9 @@ def check_options(options: TrainOptions) -> None:
     if options.rect and options.multi_scale:
         raise InputError("--rect with --multi-scale: expected one of them")
     check_distillation(options)
-    if options.sparsity_groups and not options.sparsity:
-        raise InputError("--sparsity-groups: expected --sparsity with it")
+    for name in ("sparsity_schedule", "sparsity_groups"):
+        if not options.sparsity and getattr(options, name) != getattr(TrainOptions, name):
+            raise InputError(f"--{name.replace('_', '-')}: expected --sparsity with it")
 
 
 def check_distillation(options: TeacherOptions) -> None:
