@@ -6,6 +6,7 @@ import re
 import signal
 import sys
 import threading
+import types
 import typing
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -140,7 +141,7 @@ def check_types(options: Any) -> None:
 
 def check_type(name: str, value: Any, wanted: Any) -> None:
     """Raise InputError unless a value is of this type; `name` is what to call it."""
-    union = () if typing.get_origin(wanted) is Literal else typing.get_args(wanted)
+    union = typing.get_args(wanted) if typing.get_origin(wanted) in (typing.Union, types.UnionType) else ()
     kinds = [kind for kind in (union or (wanted,)) if kind is not type(None)]
     if not (value is None and len(kinds) < len(union)) and not any(_is_a(value, kind) for kind in kinds):
         choices = [_choices(kind) for kind in kinds]

@@ -51,7 +51,8 @@ from dataclasses import dataclass
 from utils.data.sources import open_source
 from utils.options import run_command
 
-signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in the background ignores it
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in the background ignores it,
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # and nohup this one
 
 @dataclass
 class Options:
@@ -83,7 +84,10 @@ def test_a_silent_stream_does_not_hold_up_the_end(silent: str, number: signal.Si
         time.sleep(0.3)  # all that was sent is read
         start = time.monotonic()
         process.send_signal(number)
-        out, err = process.communicate(timeout=30)
+        try:
+            out, err = process.communicate(timeout=30)
+        finally:
+            process.kill()
     assert process.returncode == code, err
     assert out == ("closed\n" if code == 130 else f"closed\nstopped by {number.name}\n")
     assert err == ("stopped\n" if code == 130 else "")
