@@ -74,7 +74,7 @@ class DetectOptions:
     """Stretch images to the network's size, as Darknet does by default, instead of letterboxing."""
     img_size: str | int | None = None
     """Input size in pixels, N or W,H (default: the cfg's)."""
-    tile: str | None = None
+    tile: str | int | None = None
     """Also look at overlapping parts of this size, N or W,H in pixels of the picture: for small objects."""
     overlap: float = 0.2
     """By how much of their size neighbouring tiles overlap."""

@@ -69,12 +69,36 @@ def test_what_was_removed_is_no_option() -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "strength"),
-    [("-sr", 0.001), ("-sr --s 0.01", 0.01), ("--s=0.02 -sr", 0.02), ("--s 0.03", 0.03), ("--sr --sparsity 0", 0.0)],
+    [
+        ("-sr", 0.001),
+        ("-sr --s 0.01", 0.01),
+        ("--s=0.02 -sr", 0.02),
+        ("--s 0.03", 0.03),
+        ("--noval -sr --vote off", 0.001),
+    ],
 )
 def test_other_spellings_of_sparsity(arguments: str, strength: float) -> None:
     given: list[TrainOptions] = []
     run_command(given.append, TrainOptions, "", [*arguments.split(), "--epochs", "3"])
-    assert given == [TrainOptions(sparsity=strength, epochs=3)]
+    switches = {"noval": True, "vote": False} if "--noval" in arguments else {}
+    assert given == [TrainOptions(sparsity=strength, epochs=3, **switches)]
+
+
+@pytest.mark.parametrize("arguments", ["-sr --sparsity 0", "--sparsity=0.0 --sr", "--s 0 -sr", "-sr --s 0.1 --s 0"])
+def test_the_switch_and_no_sparsity(arguments: str) -> None:
+    with pytest.raises(InputError, match=r"^-sr with --sparsity 0(\.0)?: expected a strength above 0, such as 0\.001$"):
+        current_arguments(arguments.split(), {"sparsity"})
+
+
+@pytest.mark.parametrize("arguments", ["--name -sr", "--name --s --epochs 3", "--vote -sr", "--name=a --project --sr"])
+def test_values_that_look_like_the_switch(arguments: str) -> None:
+    assert current_arguments(arguments.split(), {"sparsity", "name", "project", "vote", "epochs"}) == arguments.split()
+
+
+@pytest.mark.parametrize(("command", "arguments"), [("classify.py", "train -sr"), ("prune.py", "--sr")])
+def test_the_switch_is_that_of_commands_with_sparsity(tmp_path: Path, command: str, arguments: str) -> None:
+    done = run(command, *arguments.split(), folder=tmp_path)
+    assert done.returncode == 2 and arguments.split()[-1] in done.stderr and "sparsity" not in done.stderr
 
 
 def test_other_spellings_are_not_in_the_help(tmp_path: Path) -> None:

@@ -1,12 +1,15 @@
 """Options given in Python: what tyro checks on a command line is checked here, too."""
 
+import json
 import re
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from classify import ClassValOptions, PredictOptions, predict, validate
 from detect import DetectOptions, Detector, detect
@@ -57,6 +60,7 @@ def exporting(**values: Any) -> None:
         (detector, {"iou": float("nan")}, "--iou nan: expected 0 to 1"),
         (detector, {"half": 1}, "--half: expected bool, got 1"),
         (detecting, {"threads": "4"}, "--threads: expected int, got '4'"),
+        (detector, {"device": 0}, "--device: expected str, got 0"),
         (detecting, {"source": 0}, "--source: expected str, got 0"),
         (measuring, {"max_nms": 1.5}, "--max-nms: expected int, got 1.5"),
         (measuring, {"task": "all"}, "--task: expected val or train or test or speed or study, got 'all'"),
@@ -104,3 +108,49 @@ def test_what_is_taken() -> None:
     assert parse_size("0416 , 320") == (416, 320) and parse_size([64, np.int64(96)]) == (64, 96)
     good = {"conf": 1, "iou": np.float32(0.5), "max_det": np.int64(3), "img_size": (64, 96), "classes": [0, "cat"]}
     check_types(DetectOptions("w.pt", "a.jpg", **good))
+
+
+PLAIN = [
+    ("half", np.bool_(True), True),
+    ("max_det", np.int32(7), 7),
+    ("conf", np.float64(0.5), 0.5),
+    ("device", torch.device("cpu"), "cpu"),
+    ("device", torch.device("cuda", 1), "cuda:1"),
+    ("weights", Path("a/w.pt"), "a/w.pt"),
+    ("data", Path("s.data"), "s.data"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "plain"), PLAIN)
+def test_what_python_gives_becomes_what_a_command_line_gives(name: str, value: Any, plain: Any) -> None:
+    options = DetectOptions(**{"weights": "w.pt", "source": "", name: value})
+    check_types(options)
+    assert getattr(options, name) == plain and type(getattr(options, name)) is type(plain)
+
+
+def test_options_of_a_training_can_be_written(tmp_path: Path) -> None:
+    (tmp_path / "h.yaml").write_text("lr: 0.125\n")
+    given: dict[str, Any] = {"hyp": tmp_path / "h.yaml", "data": Path("s.data"), "device": torch.device("cpu")}
+    options = TrainOptions(weights=Path("w.pt"), epochs=np.int64(3), **given)  # type: ignore[arg-type]
+    check_training(options)
+    wanted = TrainOptions(data="s.data", weights="w.pt", epochs=3, device="cpu", lr=0.125)
+    assert json.dumps(asdict(options)) == json.dumps(asdict(wanted))
+
+
+def test_paths_stay_where_they_are_asked_for() -> None:
+    options = CropOptions("x.data", Path("y"))
+    check_types(options)
+    assert options.destination == Path("y")
+
+
+@pytest.mark.parametrize("tile", [64, "64", (64, 64), [64, 64], np.int64(64), "64,64"])
+def test_tiles_of_a_detector(tile: Any) -> None:
+    network = "ghost-yolov3-tiny.cfg"
+    found = Detector(network, tile=tile, device=torch.device("cpu"), half=np.bool_(False), img_size=64)
+    assert found.predictor.tile == (64, 64)
+
+
+@pytest.mark.parametrize("tile", [2.5, True, "a", (1, 2, 3)])
+def test_tiles_that_are_none(tile: Any) -> None:
+    with pytest.raises(InputError, match=r"^--tile .*: expected N or W,H"):
+        Detector("ghost-yolov3-tiny.cfg", tile=tile)

@@ -1,6 +1,6 @@
 """Options that were removed, and old spellings that still work: on the command line, in files and in checkpoints."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -58,14 +58,50 @@ def current_options(options: dict[str, Any], where: Path) -> dict[str, Any]:
     return kept
 
 
-def current_arguments(arguments: Sequence[str]) -> list[str]:
-    """A command line in the present spelling. Raises InputError for an option, or a value of one, that was removed."""
+def current_arguments(arguments: Sequence[str], valued: Collection[str] = ()) -> list[str]:
+    """A command line in the present spelling. Raises InputError for an option, or a value of one, that was removed.
+
+    `valued` are the names of the command's options that take a value, which is no option whatever it looks like.
+    """
     for argument, following in zip_longest(arguments, arguments[1:], fillvalue=""):
-        flag, equals, value = argument.partition("=")
-        name, value = flag.removeprefix("--").replace("-", "_"), value if equals else following
-        if flag.startswith("--") and is_removed(name, value):
+        name, value = _option(argument, following)
+        if name is not None and is_removed(name, value):
+            flag = argument.partition("=")[0]
             what = f"{flag} {value}" if REMOVED[name].values else flag
             raise InputError(f"{what}: removed; {REMOVED[name].instead}")
-    switch = ["--sparsity", str(USUAL_SPARSITY)] if {"-sr", "--sr"} & set(arguments) else []
-    spelled = ["--sparsity" + each[3:] if each.partition("=")[0] == "--s" else each for each in arguments]
-    return switch + [each for each in spelled if each not in {"-sr", "--sr"}]  # the last --sparsity counts
+    return _with_sparsity(arguments, valued) if "sparsity" in valued else list(arguments)
+
+
+def _option(argument: str, following: str) -> tuple[str | None, str]:
+    """The name of the option that an argument is, None where it is none, and the value that it would have."""
+    flag, equals, value = argument.partition("=")
+    name = flag.removeprefix("--").replace("-", "_") if flag.startswith("--") else None
+    return name, value if equals else following
+
+
+def _with_sparsity(arguments: Sequence[str], valued: Collection[str]) -> list[str]:
+    """A command line with --sparsity for what -sr, --sr and --s say."""
+    spelled, strengths, switch, previous = [], [], False, ""
+    for argument, following in zip_longest(arguments, arguments[1:], fillvalue=""):
+        is_value, previous = "=" not in previous and _option(previous, "")[0] in {*valued, "s"}, argument
+        if is_value:
+            spelled.append(argument)
+        elif argument in {"-sr", "--sr"}:
+            switch = True
+        else:
+            name, value = _option(argument, following)
+            if name == "s":
+                argument = "--sparsity" + argument[3:]
+            if name in {"s", "sparsity"}:
+                strengths.append(value)
+            spelled.append(argument)
+    if switch and strengths and _is_zero(strengths[-1]):
+        raise InputError(f"-sr with --sparsity {strengths[-1]}: expected a strength above 0, such as {USUAL_SPARSITY}")
+    return ["--sparsity", str(USUAL_SPARSITY), *spelled] if switch and not strengths else spelled
+
+
+def _is_zero(text: str) -> bool:
+    try:
+        return float(text) == 0
+    except ValueError:
+        return False

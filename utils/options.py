@@ -1,5 +1,6 @@
 """From an options dataclass to a command: flags by tyro, expected errors as one line and exit code 2."""
 
+import dataclasses
 import io
 import os
 import re
@@ -14,6 +15,7 @@ from numbers import Integral, Real
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
+import numpy as np
 import tyro
 
 from utils.errors import InputError, Stopped
@@ -40,7 +42,7 @@ OnOff = Annotated[
 ]
 """A bool that is `on` or `off` on the command line."""
 NUMBERS: dict[Any, type] = {int: Integral, float: Real}  # those of NumPy, too
-PARSED = {"img_size", "classes"}
+PARSED = {"img_size", "tile", "classes"}
 MAX_SIZE = 16_384  # pixels a side; more does not fit into memory
 
 
@@ -78,7 +80,7 @@ def _run(
 ) -> int:
     """The command's exit code."""
     try:
-        arguments = current_arguments(sys.argv[1:] if argv is None else argv)
+        arguments = current_arguments(sys.argv[1:] if argv is None else argv, _valued(options_type))
         default = None if defaults is None else defaults(arguments)
         given: Any = {} if default is None else {"default": default}
         options = tyro.cli(
@@ -104,6 +106,14 @@ def _run(
         say(str(stop))
         return 128 + stop.number
     return 0
+
+
+def _valued(options_type: Any) -> set[str]:
+    """The options that take a value: all but the switches; none of a command that consists of others."""
+    if not dataclasses.is_dataclass(options_type):
+        return set()
+    kinds = typing.get_type_hints(options_type, include_extras=True)
+    return {name for name, kind in kinds.items() if kind is not bool}
 
 
 @contextmanager
@@ -132,11 +142,25 @@ def stopped_by_signals() -> Iterator[None]:
 def check_types(options: Any) -> None:
     """Raise InputError unless each value of an options dataclass is of the type that its field was declared with.
 
-    Python callers may give lists for sizes and classes: their parsers check these.
+    Python callers may give a path for text, a torch.device, NumPy's numbers and bools: the options then hold what the
+    command line would give. They may also give lists for sizes and classes: their parsers check these.
     """
     for name, wanted in typing.get_type_hints(type(options)).items():
+        value = _plain(getattr(options, name), wanted, name)
         if name not in PARSED:
-            check_type("--" + name.replace("_", "-"), getattr(options, name), wanted)
+            check_type("--" + name.replace("_", "-"), value, wanted)
+        vars(options)[name] = value
+
+
+def _plain(value: Any, wanted: Any, name: str) -> Any:
+    """What a command line gives for this value of a Python caller; one without such a counterpart stays."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, os.PathLike) and str in (typing.get_args(wanted) or (wanted,)):
+        return os.fspath(value)
+    if name == "device" and type(value).__name__ == "device":  # torch.device, without importing torch
+        return str(value)
+    return value
 
 
 def check_type(name: str, value: Any, wanted: Any) -> None:
