@@ -99,4 +99,4 @@ def test_the_command_line_takes_nothing_else(place: Path) -> None:
 def test_a_file_of_options_says_on_and_off(place: Path) -> None:
     for word, expected in (("on", True), ("off", False)):  # YAML's words for true and false
         (place / "hyp.yaml").write_text(f"vote: {word}\n")
-        assert train.with_hyp(TrainOptions(hyp="hyp.yaml")).vote is expected
+        assert TrainOptions(hyp="hyp.yaml").vote is expected

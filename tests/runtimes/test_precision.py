@@ -275,10 +275,6 @@ def test_pytorch_knows_the_same_cpus(
                 inference_precision(asked, half, CPU)  # type: ignore[arg-type]
 
 
-def test_this_cpu_is_the_same_to_both() -> None:
-    assert native_bfloat16(CPU) == runtime_module.native_bfloat16()
-
-
 def test_detect_in_pytorch_computes_in_what_it_is_asked_for(
     files: Mapping[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
