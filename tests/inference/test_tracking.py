@@ -101,6 +101,41 @@ def test_trembling_on_the_line_is_no_crossing(pattern: str) -> None:
     assert list(tracker.counts()) == [("v.mp4", 0, 1)]
 
 
+def along(x: float, start: int, stop: int) -> list[tuple[float, float]]:
+    return [(x, y) for y in range(start, stop, 4 if start < stop else -4)]
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+@pytest.mark.parametrize(
+    ("first", "near", "last", "crossings"),
+    [
+        (20, along(100, 24, 150), 146, 0),  # along the line, and over it beyond its end
+        (170, along(100, 166, 80), 80, 1),  # along the line from beyond its end, and over it
+        (20, along(99, 24, 150), 146, 0),
+        (50, along(101, 54, 150), 146, 1),  # over it at once, then along it
+        (170, along(99, 166, 80), 80, 1),
+        (146, along(101, 142, 50), 54, 0),
+        (-30, along(101, -26, 50), 50, 0),
+        (-30, along(99, -26, 50), 50, 1),
+        (20, [(100 + (-1) ** step, 24 + 4 * step) for step in range(31)], 146, 0),  # trembling past the end
+        (170, [(100 + (-1) ** step, 166 - 4 * step) for step in range(22)], 80, 1),
+        (100, [], 100, 1),  # through its end
+        (0, [], 0, 1),
+        (101, [], 101, 0),
+        (-1, [], -1, 0),
+    ],
+)
+def test_a_crossing_counts_where_the_centre_goes_over_the_line(
+    first: int, near: list[tuple[float, float]], last: int, crossings: int, mirrored: bool
+) -> None:
+    """The centre comes at one height, goes along the line, and leaves at another; the line goes from y 0 to 100."""
+    tracker = Tracker(0.25, Line(100, 0, 100, 100))
+    way = [*((x, first) for x in range(60, 97, 4)), *near, *((x, last) for x in range(103, 130, 4))]
+    for index, (x, y) in enumerate((200 - x, y) if mirrored else (x, y) for x, y in way):
+        tracker(result(index, [[x - 10, y - 10, x + 10, y + 10]], [0.9]))
+    assert list(tracker.counts()) == [("v.mp4", crossings if mirrored else 0, 0 if mirrored else crossings)]
+
+
 def test_there_and_back_is_counted_both_ways() -> None:
     tracker = Tracker(0.25, Line(0, 0, 100, 100))  # a slanting line
     for index, step in enumerate([*range(20), *range(20, 0, -1)]):

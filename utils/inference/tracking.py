@@ -59,21 +59,43 @@ class Line:
         (x, y), (dx, dy) = point, (self.x2 - self.x1, self.y2 - self.y1)
         return abs(dx * (y - self.y1) - dy * (x - self.x1)) / math.hypot(dx, dy)
 
-    def crossed(self, before: tuple[float, float], now: tuple[float, float]) -> int:
-        """Whether the way from one point to the other crosses the line: 1 to its right, -1 to its left, 0 not at all.
+    def side(self, point: tuple[float, float]) -> int:
+        """1 for a point to its right, as one stands at the first end and looks to the second; -1 left, 0 on it."""
+        return _side((self.x1, self.y1), (self.x2, self.y2), point)
 
-        Right is as one stands at the first point and looks to the second.
+    def meets(self, before: tuple[float, float], now: tuple[float, float]) -> bool:
+        """Whether a step from one side to the other passes between the line's ends."""
+        return _side(before, now, (self.x1, self.y1)) != _side(before, now, (self.x2, self.y2))
+
+
+def _side(start: tuple[float, float], end: tuple[float, float], point: tuple[float, float]) -> int:
+    """1 for a point to the right of the way from start to end, in a picture, whose y goes down; -1 left, 0 on it."""
+    right = (end[0] - start[0]) * (point[1] - start[1]) - (end[1] - start[1]) * (point[0] - start[0])
+    return (right > 0) - (right < 0)
+
+
+@dataclass
+class _Way:
+    """How an object has gone about the line."""
+
+    clear: int = 0  # the side that it was last clearly on, as of `Line.side`; 0: on neither so far
+    side: int = 0  # the side that it was last on at all
+    met: bool = False  # whether it came to that side between the line's ends
+
+    def go(self, line: Line, before: tuple[float, float], now: tuple[float, float], near: float) -> int:
+        """Go on by a step; the side to which the object has crossed with it, 0: to none.
+
+        It crosses when it has gone from clearly one side to clearly the other, for boxes tremble; where it changed
+        sides for good is where it crossed.
         """
-        start, end = (self.x1, self.y1), (self.x2, self.y2)
-        was, is_now = _right(start, end, before), _right(start, end, now)
-        if was == is_now or _right(before, now, start) == _right(before, now, end):
+        side = line.side(now)
+        if side and side != self.side:
+            self.side, self.met = side, line.meets(before, now)
+        if line.distance(now) < near:
             return 0
-        return 1 if is_now else -1
-
-
-def _right(start: tuple[float, float], end: tuple[float, float], point: tuple[float, float]) -> bool:
-    """Whether a point lies to the right of the way from start to end, in a picture, whose y goes down."""
-    return (end[0] - start[0]) * (point[1] - start[1]) - (end[1] - start[1]) * (point[0] - start[0]) > 0
+        crossed = side if self.clear == -side and self.met else 0
+        self.clear = side
+        return crossed
 
 
 class Tracker:
@@ -116,7 +138,7 @@ class _Video:
         )
         self.traces: dict[int, deque[tuple[float, float]]] = {}
         self.seen: dict[int, int] = {}  # id -> the frame it was last seen in
-        self.clear: dict[int, tuple[float, float]] = {}  # id -> where it was last clearly on one side of the line
+        self.ways: dict[int, _Way] = {}
         self.frames = self.to_right = self.to_left = 0
 
     def update(self, result: Result) -> Result:
@@ -146,10 +168,7 @@ class _Video:
         return replace(kept, traces=traces, line=line)
 
     def _trace(self, result: Result) -> list[Crossing]:
-        """Note where each box's object is now; the ones that have crossed the line.
-
-        An object crosses when it has gone from clearly on one side to clearly on the other: boxes tremble.
-        """
+        """Note where each box's object is now; the ones that have crossed the line."""
         assert result.track_ids is not None
         self.frames += 1
         boxes, crossings = result.boxes_xyxy_px, []
@@ -159,13 +178,13 @@ class _Video:
                 continue
             trace = self.traces.setdefault(track, deque(maxlen=KEPT))
             trace.append((x, y))
-            near = max(NEAR_PX, NEAR_SHARE * float((boxes[box, 2:] - boxes[box, :2]).min()))
-            if self.line is not None and self.line.distance((x, y)) >= near:
-                if track in self.clear and (side := self.line.crossed(self.clear[track], (x, y))):
+            if self.line is not None:
+                near = max(NEAR_PX, NEAR_SHARE * float((boxes[box, 2:] - boxes[box, :2]).min()))
+                way = self.ways.setdefault(track, _Way())
+                if side := way.go(self.line, trace[-2] if len(trace) > 1 else (x, y), (x, y), near):
                     crossings.append(Crossing(box, side > 0))
-                self.clear[track] = (x, y)
             self.seen[track] = self.frames
         for track in [track for track, frame in self.seen.items() if self.frames - frame > 2 * LOST]:
             del self.traces[track], self.seen[track]
-            self.clear.pop(track, None)
+            self.ways.pop(track, None)
         return crossings
