@@ -38,7 +38,7 @@ from utils.files import check_writable, find_file
 from utils.log import counted, say
 from utils.names import warn_of_other_names
 from utils.network.weights import is_own, read_content
-from utils.options import OnOff, check_thresholds, check_types, parse_size, run_command
+from utils.options import OnOff, check_drop, check_thresholds, check_types, parse_size, run_command
 from utils.precision import ComputePrecision
 from utils.runtimes.opening import find_exported, open_exported
 from utils.runtimes.pytorch import PyTorch, describe
@@ -141,10 +141,12 @@ def export(options: ExportOptions) -> Sequence[Exported | ExportedClassifier]:
     if is_classifier(weights, options.cfg):
         return classifier(options, formats, weights, folder)
     subject = prepare(options)
-    folder.mkdir(parents=True, exist_ok=True)
     subject = replace(subject, before=subject.average_precision(subject.reference))
     if subject.before is not None:
         say(f"PyTorch: {precision_words(subject.before)}")
+        if options.int8:
+            check_drop(options.max_map_drop, subject.before.ap, options.weights)
+    folder.mkdir(parents=True, exist_ok=True)
     return [write(options, subject, name, folder, weights.stem) for name in formats]
 
 

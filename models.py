@@ -32,6 +32,7 @@ from utils.network.weights import (
     save_darknet,
 )
 from utils.options import parse_size, run_command
+from utils.runtimes.opening import KINDS as EXPORTED
 
 
 class Darknet(nn.Module):
@@ -169,6 +170,9 @@ def load_model(
         graph = load_graph(cfg)
     elif checkpoint is not None:
         graph = parse_graph(checkpoint.cfg, f"the cfg inside {file}")
+    elif file is not None and file.suffix != ".weights":
+        kinds = f"a .pt, a .weights with --cfg or, to run it, what export.py writes: {EXPORTED}"
+        raise InputError(f"{weights}: expected {kinds}")
     else:
         raise InputError(f"{weights or 'no weights'}: expected --cfg with it (only a .pt brings its own)")
     if num_classes is not None and num_classes != num_classes_of(graph):

@@ -12,7 +12,7 @@ from train import train
 from utils.errors import InputError
 from utils.files import check_writable, new_run_folder, write_text
 from utils.log import counted, say, warn
-from utils.options import run_command
+from utils.options import check_drop, run_command
 from utils.pruning.cost import Standing
 from utils.pruning.measuring import standings
 from utils.pruning.options import PruneOptions
@@ -214,9 +214,7 @@ def auto(options: PruneOptions, folder: Path | None = None) -> list[Candidate]:
     if folder is None:
         assert whole.spec is not None
         standing = standings([whole.original], whole.size, whole.clock, whole.precision)[0]
-        if (standing.ap or 0.0) <= options.max_map_drop:
-            allowed = f"--max-map-drop {options.max_map_drop:g}: expected less than"
-            raise InputError(f"{allowed} {standing.ap:.3f}, the AP@.5:.95 of {options.weights}")
+        check_drop(options.max_map_drop, standing.ap or 0.0, options.weights)
         options = replace(options, finetune_epochs=options.finetune_epochs or AUTO_EPOCHS)
         options, folder = begin(options, whole.spec, RUNS)
 

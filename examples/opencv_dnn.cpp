@@ -37,6 +37,7 @@ int main(int count, char** arguments) {
     cv::Mat inside, picture(height, width, CV_8UC3, cv::Scalar::all(114));
     cv::resize(image, inside, cv::Size(std::max(1, cvRound(image.cols * ratio)), std::max(1, cvRound(image.rows * ratio))));
     const int left = (width - inside.cols) / 2, top = (height - inside.rows) / 2;
+    const double scale_x = double(inside.cols) / image.cols, scale_y = double(inside.rows) / image.rows;
     inside.copyTo(picture(cv::Rect(left, top, inside.cols, inside.rows)));
 
     net.setInput(cv::dnn::blobFromImage(picture, 1 / 255.0, cv::Size(), cv::Scalar(), true));  // true: BGR -> RGB
@@ -51,8 +52,8 @@ int main(int count, char** arguments) {
             const float* at = head.ptr<float>(row);
             const int label = int(std::max_element(at + 5, at + head.cols) - (at + 5));
             if (at[5 + label] < least_score) continue;
-            const double w = at[2] * width / ratio, h = at[3] * height / ratio;
-            const double x = (at[0] * width - left) / ratio - w / 2, y = (at[1] * height - top) / ratio - h / 2;
+            const double w = at[2] * width / scale_x, h = at[3] * height / scale_y;
+            const double x = (at[0] * width - left) / scale_x - w / 2, y = (at[1] * height - top) / scale_y - h / 2;
             boxes.emplace_back(x, y, w, h);
             apart.emplace_back(x + label * 1e5, y, w, h);
             scores.push_back(at[5 + label]);

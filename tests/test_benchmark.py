@@ -150,6 +150,7 @@ def test_blocks_refuse_bad_input(tmp_path: Path, options: list[object], message:
 @pytest.mark.slow
 def test_export_measures_every_format_there_is(data: Path, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pnnx", None)
+    monkeypatch.setattr("export.check_drop", lambda *_: None)  # two epochs leave an AP of 0
     arguments = [
         "export",
         "--weights",

@@ -141,7 +141,10 @@ def test_sizes_that_h264_does_not_take(trained: Path, data: Path) -> None:
 
 
 def test_other_ways_to_look(trained: Path, data: Path) -> None:
-    """Tiles, other views and half precision give boxes of their own, and files of one name do not meet."""
+    """Tiles, other views and half precision, and that files of one name do not meet.
+
+    Without suppression every anchor of every cell gives a box, so that their numbers are known.
+    """
     for name in ("1/x.jpg", "2/x.jpg", "2/x.png"):
         path = data / "same" / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -155,11 +158,16 @@ def test_other_ways_to_look(trained: Path, data: Path) -> None:
         "--recursive",
         "--conf",
         "0",
+        "--iou",
+        "1",
+        "--vote",
+        "off",
         "--max-det",
-        20,
+        1000,
     ]
+    ways = [[], ["--tile", "200,160"], ["--tile", "100,80", "--overlap", "0.3"], ["--augment"], ["--half"]]
     rows = {}
-    for number, extra in enumerate([[], ["--tile", "100,80", "--overlap", "0.3"], ["--augment"], ["--half"]]):
+    for number, extra in enumerate(ways):
         outputs = ["--save-json", "--save-txt", "--save-crop", "--name", f"ways{number}"]
         done = run("detect.py", *options, *extra, *outputs, folder=data)
         if "--half" in extra and "expected a device with native" in done.stderr:
@@ -172,7 +180,23 @@ def test_other_ways_to_look(trained: Path, data: Path) -> None:
         }  # fmt: skip
         labels = [len((folder / "labels" / f"{name}.txt").read_text().splitlines()) for name in ("x", "x-2", "x-3")]
         assert labels == [len(row["boxes"]) for row in rows[number]]
-    assert len({str(row) for row in rows.values()}) == len(rows)
+    corners = {
+        number: [np.array([[box[side] for side in ("x1", "y1", "x2", "y2")] for box in row["boxes"]]) for row in way]
+        for number, way in rows.items()
+    }
+    plain, whole, tiled, augmented = (corners[number] for number in range(4))
+    for picture in range(3):
+        assert len(plain[picture]) == 2 * 6 * 6  # anchors x cells of 16 pixels in 96
+        np.testing.assert_array_equal(whole[picture], plain[picture])  # the one tile is the picture
+        assert len(augmented[picture]) == 2 * (6 * 6 + 8 * 8)  # 1.2 x 96 pixels fill 8 cells
+        for box in plain[picture]:
+            assert np.abs(augmented[picture] - box).max(axis=1).min() < 0.05
+        sides = tiled[picture][:, 2:] - tiled[picture][:, :2]
+        assert len(sides) > len(plain[picture]) and (tiled[picture] >= 0).all()
+        assert (tiled[picture][:, 2:] <= (200, 160)).all()
+        if 4 in corners:
+            for box in corners[4][picture]:
+                assert np.abs(plain[picture] - box).max(axis=1).min() < 2
 
 
 SLOW_WRITER = """

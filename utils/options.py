@@ -239,6 +239,14 @@ def check_at_least(least: int, **flags: int) -> None:
             raise InputError(f"--{flag.replace('_', '-')} {number}: expected at least {least}")
 
 
+def check_drop(allowed: float, average_precision: float, weights: str) -> None:
+    """Raise InputError where AP may fall by all there is, so that every network would pass."""
+    if average_precision <= allowed:
+        raise InputError(
+            f"--max-map-drop {allowed:g}: expected less than {average_precision:.3f}, the AP@.5:.95 of {weights}"
+        )
+
+
 def check_loading(batch_size: int, workers: int) -> None:
     """Raise InputError for a batch or a number of loading processes that cannot work here."""
     most = 8 * (os.cpu_count() or 1)  # each takes hundreds of megabytes

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import export as command
-from detect import DetectOptions, detect
+from detect import DetectOptions, detect, make_predictor
 from export import ExportOptions, export
 from models import Darknet, load_model, save_weights
 from prune import PruneOptions, prune
@@ -157,12 +157,20 @@ def test_the_same_image_has_the_same_boxes_everywhere(real: tuple[str, str], tmp
 @pytest.mark.parametrize("format", ["onnx", "openvino", "torchscript", "ncnn"])
 def test_half_is_smaller_and_near(format: str, saved: Path, tmp_path: Path) -> None:
     weights = str(saved / "ghost-yolov3-tiny-lite.pt")
-    sizes = []
+    images, sizes = pictures(2, 96, 96), []
+    expected = by_torch(load_model(weights=weights), images)
     for half in (False, True):
         folder = tmp_path / str(half)
         (done,) = export(ExportOptions(weights, format=format, img_size=96, half=half, output=str(folder)))
         sizes.append(sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()))
-        assert open_exported(done.path).info.precision == ("float16" if half else "float32")
+        runtime = open_exported(done.path, precision="f32" if format == "openvino" else "auto")
+        assert runtime.info.precision == ("float16" if half else "float32")
+        found = np.concatenate([runtime.infer(image[None]) for image in images])
+        off, score = largest_relative(found, expected), np.abs(found - expected)[..., 4:].max()
+        if half:  # 16 bits keep weights to 2**-11 of their size
+            assert 1e-4 < off < 0.05 and 1e-5 < score < 2**-8
+        else:
+            assert off < 1e-4 and score < 1e-5
     assert sizes[1] < 0.6 * sizes[0]
 
 
@@ -336,6 +344,37 @@ def test_what_only_pytorch_can_do(saved: Path, tmp_path: Path, shared: Path) -> 
     said = run("detect.py", "--weights", done.path, "--source", "x.jpg", "--img-size", 128, folder=tmp_path)
     assert said.returncode == 2
     assert_refused(run("export.py", "--weights", done.path, folder=tmp_path), "export.py wrote it", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["m.engine", "m.tflite", "m"])
+def test_weights_of_an_unknown_kind(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(bytes(40))
+    kinds = ".onnx, .torchscript, x_openvino/, x_ncnn/ or x_darknet.cfg"
+    message = f"{name}: expected a .pt, a .weights with --cfg or, to run it, what export.py writes: {kinds}"
+    (tmp_path / "a.jpg").write_bytes(b"")
+    for script, *flags in (["detect.py", "--source", "a.jpg"], ["test.py"], ["export.py"]):
+        assert_refused(run(script, "--weights", name, *flags, folder=tmp_path), message, tmp_path)
+
+
+def test_what_the_nms_inside_has_left_out_is_said(
+    saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = str(saved / "small.pt")
+    (done,) = export(ExportOptions(weights, nms=True, conf=0.3, iou=0.5, output=str(tmp_path)))
+    line = (
+        f"warning: {done.path} has NMS inside, exported with --conf 0.3 --iou 0.5 --vote on: a lower --conf, a higher "
+        "--iou and another --vote change nothing"
+    )
+    for conf, iou, vote, said in (
+        (0.3, 0.5, True, False),
+        (0.6, 0.4, True, False),
+        (0.29, 0.5, True, True),
+        (0.3, 0.51, True, True),
+        (0.3, 0.5, False, True),
+    ):
+        capsys.readouterr()
+        make_predictor(DetectOptions(str(done.path), "", conf=conf, iou=iou, vote=vote), str(done.path))
+        assert capsys.readouterr().err.splitlines() == [line] * said
 
 
 def test_ap_of_a_file_with_nms_inside_is_said_to_be_lower(saved: Path, tmp_path: Path) -> None:

@@ -98,6 +98,18 @@ def test_layers_stay_in_float_as_far_as_ap_asks_for_it(
     assert in_bytes(done.path, format) == {other}  # the last good one
 
 
+@pytest.mark.parametrize(("ap", "allowed"), [(0.0, 0.0), (0.0, 0.005), (0.004, 0.005), (0.3, 0.3)])
+def test_an_ap_that_cannot_fall_decides_nothing(
+    ap: float, allowed: float, weights: str, data_file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    as_if(monkeypatch, [ap])  # of the network itself; nothing is measured after it
+    out = tmp_path / "out"
+    options = ExportOptions(weights, int8=True, data=data_file, max_map_drop=allowed, output=str(out))
+    with pytest.raises(InputError, match=f"^--max-map-drop {allowed:g}: expected less than {ap:.3f}, the AP@.5:.95 of"):
+        export(options)
+    assert not out.exists()
+
+
 def _job(weights: str) -> Job:
     model = load_model(weights=weights)
     return Job(model, describe(model))

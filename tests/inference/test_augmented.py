@@ -28,3 +28,20 @@ def test_views_agree(width: int, height: int) -> None:
     expected = [(x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1]
     np.testing.assert_allclose(rows[:, :4].numpy(), [expected] * len(VIEWS), atol=2.5)
     assert rows[0, :4].tolist() == expected and (rows[:, 4:] == torch.tensor([0.9, 0.2])).all()
+
+
+def test_a_larger_view_is_padded_with_the_grey_of_the_letterbox() -> None:
+    seen = []
+
+    class Watching(WhiteRectangle):
+        def forward(self, images: Tensor) -> Tensor:
+            seen.append(images)
+            return super().forward(images)
+
+    Augmented(Watching(), 32)(torch.ones(1, 3, 96, 160))
+    plain, larger = seen
+    assert plain.shape[2:] == (96, 160) and (plain == 1).all()
+    assert larger.shape[2:] == (128, 192)  # 1.2 times, then the next multiples of 32
+    padding = torch.ones(128, 192, dtype=torch.bool)
+    padding[:115, :] = False
+    assert (larger[:, :, :115] - 1).abs().max() < 1e-5 and (larger[:, :, padding] * 255 - 114).abs().max() < 1e-4

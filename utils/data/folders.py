@@ -8,7 +8,7 @@ from pathlib import Path, PurePath, PureWindowsPath
 from utils.data.images import IMAGE_SUFFIXES, UNREADABLE_SUFFIXES
 from utils.errors import DataError
 from utils.files import read_text, user_path
-from utils.log import counted, is_first, warn
+from utils.log import counted, warn
 
 
 def is_hidden(name: str) -> bool:
@@ -30,7 +30,7 @@ def find_files(folder: Path, suffixes: Collection[str] = IMAGE_SUFFIXES, recursi
             elif suffix in UNREADABLE_SUFFIXES:
                 left_out[suffix] += 1
     for suffix, number in sorted(left_out.items()):
-        _warn(f"{folder}: {counted(number, f'{suffix} file')} left out; convert them, to JPEG for example")
+        warn(f"warning: {folder}: {counted(number, f'{suffix} file')} left out; convert them, to JPEG for example")
     return sorted(found)
 
 
@@ -41,9 +41,9 @@ def walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:
     for top in queue:  # grows
         target = real_path(top)
         if top != folder and (target in seen or real_path(top.parent).is_relative_to(target)):
-            _warn(f"{top}: a link to {target}, which is searched anyway: not followed")
+            warn(f"warning: {top}: a link to {target}, which is searched anyway: not followed")
             continue
-        for place, folders, files in os.walk(top, onerror=lambda error: _warn(f"left out: {error}")):
+        for place, folders, files in os.walk(top, onerror=lambda error: warn(f"warning: left out: {error}")):
             here = Path(place)
             visible = [here / name for name in sorted(folders) if not is_hidden(name)]
             folders.clear()
@@ -57,11 +57,6 @@ def walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:
 def real_path(path: Path) -> Path:
     """A path without links; of a link to itself as it is."""
     return Path(os.path.realpath(path))
-
-
-def _warn(words: str) -> None:
-    if is_first():
-        warn(f"warning: {words}")
 
 
 def read_list(path: Path) -> list[str]:
@@ -97,6 +92,7 @@ def warn_of_moved(where: str, found: Mapping[str, Path | None]) -> None:
         if path is not None and path.parts[-len(given) :] != given:
             moved.append(entry)
     if moved:
-        _warn(
-            f"{where}: {counted(len(moved), 'path')} written for another place: {moved[0]} is read as {found[moved[0]]}"
+        warn(
+            f"warning: {where}: {counted(len(moved), 'path')} written for another place: "
+            f"{moved[0]} is read as {found[moved[0]]}"
         )

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.errors import CfgError
-from utils.log import is_first, warn
+from utils.log import warn
 from utils.network.cfg import NetOptions, Options, Section, format_section, parse_cfg, read_cfg, typed
 from utils.network.registry import KINDS, BlockKind
 
@@ -98,9 +98,8 @@ def load_graph(path: str | Path, strict: bool = False) -> Graph:
     """
     warnings: list[str] = []
     graph = build_graph(read_cfg(path), warnings, strict)
-    if is_first():
-        for each in warnings:
-            warn(f"warning: {each}")
+    for each in warnings:
+        warn(f"warning: {each}")
     return graph
 
 
