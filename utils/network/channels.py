@@ -42,10 +42,14 @@ class Layer:
 
 
 class ChannelBook:
-    """The labels of a network's channels. `node` is the index of the graph's node that is writing."""
+    """The labels of a network's channels. `node` is the index of the graph's node that is writing.
+
+    `kind` and `options` are its section's.
+    """
 
     def __init__(self) -> None:
-        self.node = -1
+        self.node, self.kind = -1, ""
+        self.options: Any = None
         self.layers: list[Layer] = []
         self.maps: dict[int, Labels] = {}  # node -> the labels of its output
         self.masks: list[tuple[nn.Module, Labels]] = []  # modules whose outputs have these labels
@@ -153,7 +157,7 @@ def label_channels(model: Any) -> ChannelBook:
     book.maps[-1] = book.fresh(graph.net.channels)
     book.keep([book.maps[-1]], "the image")
     for node, block in zip(graph.nodes, model.blocks, strict=True):
-        book.node = node.index
+        book.node, book.kind, book.options = node.index, node.kind, node.options
         labels = block.label(book, *(book.maps[source] for source in node.sources))
         assert len(labels) == block.out_channels, graph.where(node)
         book.maps[node.index] = labels

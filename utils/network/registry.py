@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from utils.errors import CfgError
 from utils.network.cfg import Options
+from utils.network.chains import chain_labels
 from utils.network.channels import ChannelBook, Labels
 
 Stride = tuple[Fraction, Fraction] | None
@@ -82,9 +83,20 @@ class Block(nn.Module):
         return []
 
     def label(self, book: ChannelBook, *inputs: Labels) -> Labels:
-        """The labels of the output's channels, from the inputs'; all channels stay, unless a block says more."""
-        outputs = book.fresh(self.out_channels)
-        book.keep([*inputs, outputs], "cannot be pruned")
+        """The labels of the output's channels, from the inputs'.
+
+        By default those of a chain of convolutions, see `chain_labels`; where a block is none, its channels and those
+        that it reads stay.
+        """
+
+        def build(options: Options, channels: int) -> Block:
+            options.validate()
+            return KINDS[book.kind].build(options, (channels,))
+
+        outputs = chain_labels(self, book, inputs[0], book.options, build) if len(inputs) == 1 else None
+        if outputs is None:
+            outputs = book.fresh(self.out_channels)
+            book.keep([*inputs, outputs], "cannot be pruned")
         return outputs
 
     def out_stride(self, strides: tuple[Stride, ...]) -> Stride:

@@ -63,13 +63,12 @@ def _is_row(module: nn.Module) -> bool:
 
 def _macs(module: nn.Module, output: Tensor) -> int:
     """Multiply-adds for one image; only convolutions and linear layers count, as is customary."""
-    if isinstance(module, nn.Conv2d):
-        per_value = module.in_channels // module.groups * math.prod(module.kernel_size)
-    elif isinstance(module, nn.Linear):
-        per_value = module.in_features
-    else:
-        return 0
-    return math.prod(output.shape[1:]) * per_value
+    return uses(module, output) * module.weight.numel() if isinstance(module, nn.Conv2d | nn.Linear) else 0
+
+
+def uses(layer: nn.Conv2d | nn.Linear, output: Tensor) -> int:
+    """How many multiply-adds each weight of a layer does for one image: the cells of its output (B, C, ...)."""
+    return output[0].numel() // len(layer.weight)
 
 
 def format_table(rows: list[Row], input_shape: tuple[int, ...]) -> str:

@@ -1,6 +1,7 @@
 """What a network costs, and what would be left of it: counted from the channels that stay, nothing is built."""
 
 import math
+from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ from torch import nn
 
 from utils.errors import InputError
 from utils.network.channels import Layer
+from utils.network.summary import uses
 from utils.pruning.groups import ChannelGroups
 
 UNITS = {"K": 1e3, "M": 1e6, "G": 1e9}
@@ -41,7 +43,9 @@ class Costs:
     def __init__(self, model: Any, groups: ChannelGroups, size: tuple[int, int]) -> None:
         self.groups, self.layers = groups, groups.book.layers
         self.all_parameters = sum(parameter.numel() for parameter in model.parameters())
-        self.cells = _output_cells(model, [layer.conv for layer in self.layers if layer.conv is not None], size)
+        self.uses = _uses(model, size)
+        labelled = {layer.conv for layer in self.layers}
+        self.other_macs = sum(uses * conv.weight.numel() for conv, uses in self.uses.items() if conv not in labelled)
         others = sum(tensor.numel() for tensor, _ in groups.book.tensors)
         self.unlabelled = self.all_parameters - others - self._labelled(np.ones(groups.count, bool))
 
@@ -64,10 +68,12 @@ class Costs:
         return total
 
     def gflops(self, keep: np.ndarray) -> float:
-        """Billions of operations for one image, 2 for each multiply-add of a convolution."""
+        """Billions of operations for one image, 2 for each multiply-add of a convolution or linear layer."""
         labels = self.groups.labels_kept(keep)
-        convs = (layer for layer in self.layers if layer.conv is not None)
-        return 2 * sum(self.cells[layer.conv] * kept_values(layer, labels) for layer in convs if layer.conv) / 1e9
+        macs = sum(
+            self.uses[layer.conv] * kept_values(layer, labels) for layer in self.layers if layer.conv is not None
+        )
+        return 2 * (self.other_macs + macs) / 1e9
 
 
 def kept_values(layer: Layer, labels: np.ndarray) -> int:
@@ -79,19 +85,20 @@ def kept_values(layer: Layer, labels: np.ndarray) -> int:
 
 
 @torch.no_grad()
-def _output_cells(model: Any, convs: list[nn.Conv2d | nn.Linear], size: tuple[int, int]) -> dict[nn.Module, int]:
-    """Each convolution -> the cells of its output map."""
-    cells: dict[nn.Module, int] = {}
+def _uses(model: Any, size: tuple[int, int]) -> Counter[nn.Conv2d | nn.Linear]:
+    """Each convolution and linear layer -> how many multiply-adds each of its weights does for an image."""
+    found: Counter[nn.Conv2d | nn.Linear] = Counter()
 
-    def record(module: nn.Module, inputs: Any, output: torch.Tensor) -> None:
-        cells[module] = int(np.prod(output.shape[2:]))
+    def record(module: Any, inputs: Any, output: torch.Tensor) -> None:
+        found[module] += uses(module, output)
 
     device = next(model.parameters()).device
     with ExitStack() as hooks:
-        for conv in convs:
-            hooks.callback(conv.register_forward_hook(record).remove)
+        for module in model.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                hooks.callback(module.register_forward_hook(record).remove)
         model.raw(torch.zeros(1, model.graph.net.channels, size[1], size[0], device=device))
-    return cells
+    return found
 
 
 @dataclass(frozen=True)
