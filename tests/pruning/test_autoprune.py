@@ -1,6 +1,7 @@
 """The search: what it tries, what it accepts, and that it goes on where it was stopped."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -110,3 +111,29 @@ def test_a_round_that_can_remove_nothing_is_not_trained(tmp_path: Path) -> None:
 def test_a_sweep_that_falls_at_once_gives_its_smallest_share() -> None:
     points = [SweepPoint(s, s, Standing(1, 1, 1, ap, ap)) for s, ap in ((0, 0.6), (0.1, 0.1), (0.2, 0.0))]
     assert fitting_share(points) == 0.1
+
+
+@pytest.mark.parametrize(
+    ("fall", "share"),
+    [
+        (lambda share: 1 - share, 0.5),  # AP falls in proportion: half of the channels are half of it
+        (lambda share: 1 - share**2, 0.7),  # half at the root of 1/2, 0.707
+        (lambda share: (1 - share) ** 2, 0.2),  # at 1 - the root of 1/2, 0.293
+        (lambda share: 2 ** (-share / 0.3), 0.3),  # half each 0.3: exactly half is enough
+        (lambda share: 1.0, 0.9),
+        (lambda share: float(share == 0), 0.1),
+        (lambda share: 1 - share if share != 0.3 else 0.1, 0.5),  # one that falls lower on the way is passed
+    ],
+)
+@pytest.mark.parametrize("ap", [0.04, 0.6])
+def test_a_round_costs_at_most_half_of_the_ap(fall: Callable[[float], float], share: float, ap: float) -> None:
+    """The greatest of nine shares that leaves half of what the whole network has, whatever that is."""
+    shares = [number / 10 for number in range(10)]
+    points = [SweepPoint(each, each, Standing(1, 1, 1, 1.0, ap * fall(each))) for each in shares]
+    assert fitting_share(points) == share
+
+
+def test_the_share_goes_by_ap_not_by_ap50_and_by_what_is_gone() -> None:
+    points = [SweepPoint(0, 0, Standing(1, 1, 1, 0.9, 0.6)), SweepPoint(0.5, 0.4, Standing(1, 1, 1, 0.1, 0.3))]
+    points.append(SweepPoint(0.6, 0.5, Standing(1, 1, 1, 0.9, 0.2)))
+    assert fitting_share(points) == 0.4
