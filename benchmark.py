@@ -232,7 +232,7 @@ def evaluation_speed(options: EvaluationBenchmark) -> dict[str, float]:
             predictions = predict(network, batch.images, settings)
             now(predictions.device)
             spent["inference"] += watch.lap()[0]
-            found = [rows.cpu().numpy() for rows in settings.detections(predictions)]
+            found = [rows.cpu().numpy() for rows in settings.detections(predictions, network)]
             spent["nms"] += watch.lap()[0]
             places = zip(batch.indices, batch.placements, found, strict=True)
             results += [to_result(samples[index], place, rows) for index, place, rows in places]

@@ -182,7 +182,7 @@ def by_loops(found: list[np.ndarray], windows: list[tuple[int, int, int, int]], 
             inner = view[0] > 0, view[1] > 0, view[2] < how.size[0], view[3] < how.size[1]
             near = [0.02 * (view[2] - view[0]), 0.02 * (view[3] - view[1])] * 2
             cut = any(inner[side] and abs(row[side] - view[side]) <= near[side] for side in range(4))
-            (parts if cut else whole).append((row, list(view)))
+            (parts if cut else whole).append(([*row, windows.index(view)], list(view)))
     left = [each for each in parts if not inside(each[0], [row for row, _ in whole])]
     left.sort(key=lambda each: -each[0][4])
     joined = []
@@ -202,7 +202,8 @@ def by_loops(found: list[np.ndarray], windows: list[tuple[int, int, int, int]], 
                     min(row[1], other[1]),
                     max(row[2], other[2]),
                     max(row[3], other[3]),
-                    *row[4:],
+                    *row[4:6],
+                    -1 - len(left),
                 ]
                 view = around(view, its)
                 place = 0
@@ -210,10 +211,10 @@ def by_loops(found: list[np.ndarray], windows: list[tuple[int, int, int, int]], 
     rows = [row for row, _ in whole] + [row for row in joined if not inside(row, joined)]
     kept: list[list[float]] = []
     for row in sorted(rows, key=lambda row: -row[4]):
-        both = [area(shared(row, other)) if row[5] == other[5] else 0.0 for other in kept]
+        both = [area(shared(row, other)) if row[5] == other[5] and row[6] != other[6] else 0.0 for other in kept]
         if all(one <= how.iou * (area(row) + area(other) - one) for one, other in zip(both, kept, strict=True)):
             kept.append(row)
-    return kept[: how.limit]
+    return [row[:6] for row in kept[: how.limit]]
 
 
 @pytest.mark.parametrize("seed", range(8))

@@ -77,7 +77,7 @@ def changed_boxes(reference: Runtime, other: Runtime, images: Sequence[np.ndarra
     changed = 0
     for image in images:
         (own,) = detections(reference.infer(image[None]), confidence, iou, vote=other.info.vote)
-        (its,) = detections(other.infer(image[None]), confidence, iou if other.info.nms is None else 1.0)
+        (its,) = detections(other.infer(image[None]), confidence, other.info.nms_after(iou, False)[0])
         changed += int((~has_like(own, its)).sum() + (~has_like(its, own)).sum())
     return changed
 

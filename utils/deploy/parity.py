@@ -107,9 +107,7 @@ def compare_stages(a: Side, b: Side, images: Sequence[np.ndarray], conf: float, 
             stages.append(Stage("decoding", apart.words(), apart.pixels <= pixels and apart.score <= score))
         else:
             stages.append(Stage("decoding", f"{counts[0]} and {counts[1]} predictions", False))
-    confidences, overlaps_kept = zip((conf, iou), *(each.nms for each in (one, two) if each.nms), strict=True)
-    thresholds = max(confidences), min(overlaps_kept)
-    stages.append(compare_boxes(a.runtime, b.runtime, images, thresholds, score))
+    stages.append(compare_boxes(a.runtime, b.runtime, images, (conf, iou), score))
     return stages
 
 
@@ -118,19 +116,24 @@ def compare_boxes(
 ) -> Stage:
     """What NMS leaves: how many of one have their like in the other, of the same class with IoU 0.5 or more.
 
-    Boxes whose score is within `score` of the threshold may be missing.
+    Where one has NMS inside, the other gets the same behind it. Boxes whose score is within `score` of the threshold
+    may be missing.
     """
-    vote = a.info.vote or b.info.vote  # where one of them does so inside
+    inside = [(*each.info.nms, each.info.vote) for each in (a, b) if each.info.nms is not None]
+    least, iou, vote = inside[0] if inside else (*thresholds, False)
+    conf = max(thresholds[0], *(known[0] for known in inside), 0)
     totals, missing = [0, 0], 0
     for image in images:
-        rows = [detections(each.infer(image[None]), *thresholds, vote=vote)[0] for each in (a, b)]
+        found = [(each.infer(image[None]), *each.info.nms_after(iou, vote)) for each in (a, b)]
+        rows = [detections(given, least, overlap, vote=votes)[0] for given, overlap, votes in found]
+        rows = [each[each[:, 4] > conf] for each in rows]
         for place, (own, its) in enumerate((rows, rows[::-1])):
             totals[place] += len(own)
-            sure = own[own[:, 4] > thresholds[0] + score]
+            sure = own[own[:, 4] > conf + score]
             missing += int((~has_like(sure, its)).sum())
     words = (
-        f"{totals[0]} boxes and {totals[1]} (score at least {thresholds[0]:g}); of those above "
-        f"{thresholds[0] + score:.3g} {missing or 'none'} without their like"
+        f"{totals[0]} boxes and {totals[1]} (score at least {conf:g}); of those above "
+        f"{conf + score:.3g} {missing or 'none'} without their like"
     )
     return Stage("NMS", words, missing == 0)
 

@@ -37,10 +37,13 @@ class EvaluationSettings:
     channels: int = 3  # of the network's input: 3 for RGB, 1 for grey
     vote: bool = True  # box voting after NMS
 
-    def detections(self, predictions: Tensor) -> list[Tensor]:
-        """`torch_postprocess.detections` with these limits, every (box, class) pair counted."""
-        limits = self.confidence, self.iou, True, self.max_detections, self.agnostic
-        return detections(predictions, *limits, per_class=self.per_class, vote=self.vote)
+    def detections(self, predictions: Tensor, model: nn.Module | Runtime) -> list[Tensor]:
+        """`torch_postprocess.detections` of what a model gave, with these limits, every (box, class) pair counted."""
+        iou, vote = self.iou, self.vote
+        if isinstance(model, Runtime):
+            iou, vote = model.info.nms_after(iou, vote, self.agnostic)
+        limits = self.confidence, iou, True, self.max_detections, self.agnostic
+        return detections(predictions, *limits, per_class=self.per_class, vote=vote)
 
 
 def evaluation_loader(samples: Sequence[Sample], settings: EvaluationSettings) -> DataLoader[EvaluationBatch | None]:
@@ -79,7 +82,7 @@ def collect(
 
 def run_batch(model: nn.Module | Runtime, images: Tensor, settings: EvaluationSettings) -> list[np.ndarray]:
     """Images (B, C, H, W) in 0..255 -> each one's (N, 6): x1, y1, x2, y2 in the input's pixels, score, class."""
-    return [rows.cpu().numpy() for rows in settings.detections(predict(model, images, settings))]
+    return [rows.cpu().numpy() for rows in settings.detections(predict(model, images, settings), model)]
 
 
 def predict(model: nn.Module | Runtime, images: Tensor, settings: EvaluationSettings) -> Tensor:

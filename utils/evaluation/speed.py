@@ -72,7 +72,7 @@ def time_stages(model: nn.Module | Runtime, samples: Sequence[Sample], settings:
         ready = now(device)
         predictions = predict(model, images, settings)
         done = now(device)
-        settings.detections(predictions)
+        settings.detections(predictions, model)
         times.append((ready - start, done - ready, now(device) - done))
     preprocess, inference, nms = (np.median(times[WARM_UP:], axis=0) * 1000).tolist()
     return Speed(preprocess, inference, nms)

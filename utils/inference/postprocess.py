@@ -44,15 +44,17 @@ def detections(
         score, label = score[order], label[order]
         group = np.zeros_like(label) if agnostic else label
         keep = suppress(boxes, group, iou, max_detections)
-        kept = voted(boxes, score, group, keep, iou) if vote else boxes[keep]
+        kept = voted(boxes, score, label, keep, iou) if vote else boxes[keep]
         found.append(np.column_stack((kept, score[keep], label[keep])).astype(np.float32))
     return found
 
 
-def suppress(boxes: np.ndarray, label: np.ndarray, iou: float, limit: int) -> np.ndarray:
+def suppress(
+    boxes: np.ndarray, label: np.ndarray, iou: float, limit: int, origin: np.ndarray | None = None
+) -> np.ndarray:
     """Indices of the `limit` best boxes that greedy NMS leaves, of boxes (N, 4) xyxy with their classes, best first.
 
-    A box goes when a better one of its class overlaps it by more than `iou`.
+    A box goes when a better one of its class overlaps it by more than `iou`; with `origin` (N,), one of another origin.
     """
     boxes = boxes.astype(np.float64)
     low, high = boxes[:, :2], boxes[:, 2:]
@@ -66,16 +68,19 @@ def suppress(boxes: np.ndarray, label: np.ndarray, iou: float, limit: int) -> np
         shared = np.clip(sides, 0, None).prod(axis=1)
         with np.errstate(divide="ignore", invalid="ignore"):  # boxes without area overlap nothing
             overlaps = shared / (area[best] + area[left] - shared) > iou
-        left = left[~(overlaps & (label[left] == label[best]))]
+        comparable = label[left] == label[best]
+        if origin is not None:
+            comparable &= origin[left] != origin[best]
+        left = left[~(overlaps & comparable)]
     return np.array(keep, np.int64)
 
 
-def voted(boxes: np.ndarray, score: np.ndarray, group: np.ndarray, keep: np.ndarray, iou: float) -> np.ndarray:
+def voted(boxes: np.ndarray, score: np.ndarray, label: np.ndarray, keep: np.ndarray, iou: float) -> np.ndarray:
     """Score-weighted mean of the boxes that overlap each kept one by more than `iou`, itself included: (n, 4).
 
     Box voting (Gidaris and Komodakis, Object detection via a multi-region and semantic segmentation-aware CNN model,
-    ICCV 2015). `boxes` (N, 4) xyxy are all candidates, `keep` the indices that NMS left; only those of one group (N,),
-    which NMS compares, vote on each other.
+    ICCV 2015). `boxes` (N, 4) xyxy are all candidates, `keep` the indices that NMS left; only those of one class, in
+    `label` (N,), vote on each other, also where NMS compares all.
     """
     if not len(keep):
         return boxes[keep]
@@ -83,7 +88,7 @@ def voted(boxes: np.ndarray, score: np.ndarray, group: np.ndarray, keep: np.ndar
     width = corners[:, 2] - corners[:, 0]
     area, centre = width * (corners[:, 3] - corners[:, 1]), corners[:, 0] + width / 2
     first, last = centre.min(), centre.max()
-    offset = group * (last - first + 1)  # of the groups, side by side
+    offset = label * (last - first + 1)  # of the classes, side by side
     order = np.argsort(centre + offset, kind="stable")
     place = (centre + offset)[order]
     reach = np.abs(width[keep]) * (1 - iou) / max(2 * iou, 1e-9) + 1  # from centre to centre: farther, IoU is lower

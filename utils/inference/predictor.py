@@ -46,7 +46,8 @@ class Predictor:
 
     def _run(self, images: Sequence[np.ndarray]) -> tuple[list[np.ndarray], dict[str, float]]:
         """Pictures (H, W, 3) -> (N, 6) rows in their own pixels, and what each stage took for one of them."""
-        limits = self.confidence, self.iou, self.max_detections, self.agnostic, self.classes, self.vote
+        iou, vote = self.runtime.info.nms_after(self.iou, self.vote, self.agnostic)
+        limits = self.confidence, iou, self.max_detections, self.agnostic, self.classes, vote
         start = time.perf_counter()
         placed = [(stretch if self.stretched else letterbox)(image, *self.size) for image in images]
         pictures = np.stack([to_channels(picture, self.runtime.info.channels) for picture, _ in placed])  # (B, H, W, C)

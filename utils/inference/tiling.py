@@ -2,7 +2,8 @@
 
 A box that ends at an inner border of its tile may be a part of an object. It goes where another tile, or the whole
 picture, has the object uncut; where two tiles each have a part, and the parts agree in the strip that both see, they
-become one box. What is left passes NMS. Objects narrower than the overlap are never cut in all tiles.
+become one box. What is left passes NMS, in which boxes of one tile, that have passed its own, leave each other alone.
+Objects narrower than the overlap are never cut in all tiles.
 """
 
 import math
@@ -66,17 +67,20 @@ def merge_tiles(found: Sequence[np.ndarray], windows: Sequence[Window], how: Mer
     rows = np.concatenate(found) if found else np.zeros((0, 6), np.float32)
     owner = np.repeat(np.arange(len(found)), [len(part) for part in found])
     best = np.argsort(-rows[:, 4], kind="stable")[:MAX_CANDIDATES]
-    rows, views = rows[best], np.array(windows, np.float32).reshape(-1, 4)[owner[best]]  # (N, 6), (N, 4)
+    rows, owner = rows[best], owner[best]
+    views = np.array(windows, np.float32).reshape(-1, 4)[owner]  # (N, 4)
     cut = _cut_sides(rows, views, how.size).any(axis=1)
     group = np.zeros(len(rows)) if how.agnostic else rows[:, 5]
     left = np.flatnonzero(cut)
     left = left[~_inside(rows[left], group[left], rows[~cut], group[~cut])]
-    parts, of = _join(rows[left], views[left], group[left])
-    parts = parts[~_inside(parts, of, parts, of)]
-    joined = np.concatenate((rows[~cut], parts)).astype(np.float32)
-    joined = joined[np.argsort(-joined[:, 4], kind="stable")]
+    parts, of, origin = _join(rows[left], views[left], group[left], owner[left])
+    kept = ~_inside(parts, of, parts, of)
+    joined = np.concatenate((rows[~cut], parts[kept])).astype(np.float32)
+    origin = np.concatenate((owner[~cut], origin[kept]))
+    order = np.argsort(-joined[:, 4], kind="stable")
+    joined, origin = joined[order], origin[order]
     labels = np.zeros(len(joined)) if how.agnostic else joined[:, 5]
-    return joined[suppress(joined[:, :4], labels, how.iou, how.limit)]
+    return joined[suppress(joined[:, :4], labels, how.iou, how.limit, origin)]
 
 
 def _cut_sides(rows: np.ndarray, views: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -103,20 +107,22 @@ def _inside(parts: np.ndarray, of: np.ndarray, rows: np.ndarray, group: np.ndarr
     return inside
 
 
-def _join(rows: np.ndarray, views: np.ndarray, group: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _join(
+    rows: np.ndarray, views: np.ndarray, group: np.ndarray, owner: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Parts of one object, from different tiles, as one box with the best score; until nothing fits any more.
 
-    Rows come best first. Also returns their groups.
+    Rows come best first. Also returns their groups, and their tiles; a joined box gets a negative number of its own.
     """
-    rows, views, left = rows.copy(), views.copy(), np.ones(len(rows), bool)
+    rows, views, owner, left = rows.copy(), views.copy(), owner.copy(), np.ones(len(rows), bool)
     for done in range(len(rows)):
         while left[done] and (fits := _fitting(done, rows, views, left & (group == group[done]))).size:
             partner = fits[0]
             for each in (rows, views):
                 each[done, :2] = np.minimum(each[done, :2], each[partner, :2])
                 each[done, 2:4] = np.maximum(each[done, 2:4], each[partner, 2:4])
-            left[partner] = False
-    return rows[left], group[left]
+            left[partner], owner[done] = False, -1 - done
+    return rows[left], group[left], owner[left]
 
 
 def _fitting(done: int, rows: np.ndarray, views: np.ndarray, left: np.ndarray) -> np.ndarray:

@@ -48,7 +48,7 @@ def detections(
         boxes = cxcywh_to_xyxy(rows[usable][box[:MAX_CANDIDATES], :4])
         group = torch.zeros_like(label) if agnostic else label
         keep = suppress(boxes, score, group, iou, max_detections)
-        kept = voted(boxes, score, group, keep, iou) if vote else boxes[keep]
+        kept = voted(boxes, score, label, keep, iou) if vote else boxes[keep]
         found.append(torch.cat((kept, score[keep, None], label[keep, None].to(kept)), dim=1))
     return found
 
@@ -90,12 +90,12 @@ def suppress(boxes: Tensor, score: Tensor, label: Tensor, iou: float, limit: int
     return keep[:limit]
 
 
-def voted(boxes: Tensor, score: Tensor, group: Tensor, keep: Tensor, iou: float) -> Tensor:
+def voted(boxes: Tensor, score: Tensor, label: Tensor, keep: Tensor, iou: float) -> Tensor:
     """Score-weighted mean of the boxes that overlap each kept one by more than `iou`, itself included: (n, 4).
 
     Box voting (Gidaris and Komodakis, Object detection via a multi-region and semantic segmentation-aware CNN model,
-    ICCV 2015). `boxes` (N, 4) xyxy are all candidates, `keep` the indices that NMS left; only those of one group (N,),
-    which NMS compares, vote on each other.
+    ICCV 2015). `boxes` (N, 4) xyxy are all candidates, `keep` the indices that NMS left; only those of one class, in
+    `label` (N,), vote on each other, also where NMS compares all.
     """
     if not len(keep):
         return boxes[keep]
@@ -103,7 +103,7 @@ def voted(boxes: Tensor, score: Tensor, group: Tensor, keep: Tensor, iou: float)
     width = corners[:, 2] - corners[:, 0]
     area, centre = width * (corners[:, 3] - corners[:, 1]), corners[:, 0] + width / 2
     first, last = centre.min(), centre.max()
-    offset = group * (last - first + 1)  # of the groups, side by side
+    offset = label * (last - first + 1)  # of the classes, side by side
     place, order = (centre + offset).sort(stable=True)
     reach = width[keep].abs() * (1 - iou) / max(2 * iou, 1e-9) + 1  # from centre to centre: farther, IoU is lower
     low = torch.searchsorted(place, (centre[keep] - reach).clamp(min=first) + offset[keep])

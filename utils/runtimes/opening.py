@@ -48,13 +48,13 @@ def open_for_command(
 
 
 def warn_of_nms(path: Path, info: NetworkInfo, confidence: float, iou: float, vote: bool) -> None:
-    """Warn where a command asks for what the NMS inside an exported file has left out or moved."""
-    if info.nms is None or (confidence >= info.nms[0] and iou <= info.nms[1] and vote == info.vote):
+    """Warn where a command asks for other than what the NMS inside an exported file has done."""
+    if info.nms is None or (confidence >= info.nms[0] and iou == info.nms[1] and vote == info.vote):
         return
     least, most = info.nms
     warn(
         f"warning: {path} has NMS inside, exported with --conf {least:g} --iou {most:g} --vote "
-        f"{'on' if info.vote else 'off'}: a lower --conf, a higher --iou and another --vote change nothing"
+        f"{'on' if info.vote else 'off'}: a lower --conf, another --iou and another --vote change nothing"
     )
 
 

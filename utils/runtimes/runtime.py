@@ -70,6 +70,15 @@ class NetworkInfo:
                 f"(export.py --dynamic makes one that takes other sizes)"
             )
 
+    def nms_after(self, iou: float, vote: bool, agnostic: bool = False) -> tuple[float, bool]:
+        """IoU threshold of NMS behind the network, and whether boxes vote there.
+
+        Where both are inside nothing is suppressed (no IoU is over 1) or moved again; NMS over all classes is not.
+        """
+        if self.nms is None:
+            return iou, vote
+        return (iou if agnostic else 1.0), False
+
     def passed(self, precision: str) -> bool:
         """Whether export.py found it near enough to PyTorch when it computes in this precision."""
         return bool(self.checks.get(precision, {}).get("passed"))

@@ -92,7 +92,7 @@ class Network(BaseModel):
     iou: float = Field(description="IoU of NMS, where a request names none.")
     vote: bool = Field(description="Whether box voting follows NMS.")
     nms: tuple[float, float] | None = Field(
-        description="Thresholds of an NMS inside the file, which leaves nothing under them."
+        description="Thresholds of an NMS inside the file: no box is below, and no request changes its IoU."
     )
     samples: int = Field(description="Number of sample images.")
     megabytes: float = Field(description="Most of an upload.")

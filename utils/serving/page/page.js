@@ -184,7 +184,7 @@ async function start() {
   const classes = names.length <= 8 ? names.join(", ") : `${names.length} classes, such as ${names.slice(0, 5).join(", ")}`;
   get("about").textContent = `finds ${classes} · ${size[0]} × ${size[1]} pixels · ${network.runtime}, ${network.precision}`;
   document.title = network.network;
-  if (network.nms) { get("conf").min = network.nms[0]; get("iou").max = network.nms[1]; }
+  if (network.nms) { get("conf").min = network.nms[0]; get("iou").disabled = true; network.iou = network.nms[1]; }
   for (const key of ["conf", "iou"]) {
     const slider = get(key), tell = () => { get(`${key}-value`).textContent = Number(slider.value).toFixed(2); };
     slider.value = network[key];
