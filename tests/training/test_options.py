@@ -106,7 +106,7 @@ def test_a_file_takes_what_the_command_line_takes(tmp_path: Path) -> None:
         ({"rect": 1}, "--rect: expected bool, got 1"),
         ({"epochs": True}, "--epochs: expected int, got True"),
         ({"lr": "0.1"}, "--lr: expected float, got '0.1'"),
-        ({"cfg": Path("x.cfg")}, "--cfg: expected str, got"),
+        ({"cfg": 1}, "--cfg: expected str, got 1"),
     ],
 )
 def test_python_gets_the_same_checks(changes: dict[str, Any], message: str) -> None:

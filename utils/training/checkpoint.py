@@ -38,6 +38,7 @@ def capture(trainee: Trainee, progress: Progress, options: EngineOptions, finger
     """All that `restore` needs, as plain values and tensors (loads with `weights_only=True`)."""
     return {
         "options": asdict(options),
+        "loss": options.LOSS_VERSION,
         "data": fingerprint,
         "epoch": progress.epoch,
         "totals": progress.totals.state_dict(),
@@ -100,7 +101,7 @@ def reopen(path: Path, given: O, explicit: bool = False) -> tuple[Checkpoint, O]
     Raises WeightsError or InputError, also for other options than these: a resumed training is the one it was. Options
     that have their default count as not given, unless all were given on purpose (`explicit`: see `resumed_options`).
     """
-    checkpoint = read_checkpoint(path)
+    checkpoint = read_stopped(path, type(given))
     options = stored_options(path, checkpoint, type(given))
     flags = [f"--{name}" for name in MACHINE if hasattr(given, name)]
     machine = f"{', '.join(flags[:-1])} and {flags[-1]}"
@@ -116,6 +117,39 @@ def reopen(path: Path, given: O, explicit: bool = False) -> tuple[Checkpoint, O]
     if not os.access(path.parent, os.W_OK):
         raise InputError(f"--resume: expected to write into {path.parent}, which is not allowed")
     return checkpoint, replace(options, **{name: getattr(given, name) for name in MACHINE if hasattr(given, name)})
+
+
+def read_stopped(path: Path, kind: type[EngineOptions]) -> Checkpoint:
+    """A training's checkpoint, its state as if the loss had always had its present size. Raises like `reopen`."""
+    checkpoint = read_checkpoint(path)
+    state = checkpoint.training
+    if state is None or state.get("loss", 1) == kind.LOSS_VERSION:
+        return checkpoint
+    options = stored_options(path, checkpoint, kind)
+    if options.optimizer == "sgd":
+        raise InputError(
+            f"{path}: this training is an older version's, whose SGD had a loss --batch-size times as large; "
+            f"start anew with --weights {path}"
+        )
+    return replace(checkpoint, training=current_loss(state, options) | {"loss": kind.LOSS_VERSION})
+
+
+POWERS = {"mean": 1, "exp_avg": 1, "square": 2, "exp_avg_sq": 2}  # of the gradient, in the state of Muon and AdamW
+
+
+def current_loss(state: dict[str, Any], options: EngineOptions) -> dict[str, Any]:
+    """The state of a training whose loss was the mean times the batch size, as if it had been the mean."""
+    moments = {
+        key: {
+            name: value / options.batch_size ** POWERS[name] if name in POWERS else value
+            for name, value in each.items()
+        }
+        for key, each in state["optimizer"]["state"].items()
+    }
+    return state | {
+        "options": state["options"] | {"clip": options.clip / options.batch_size},
+        "optimizer": state["optimizer"] | {"state": moments},
+    }
 
 
 def stored_options(path: Path, checkpoint: Checkpoint, kind: type[O]) -> O:
@@ -139,7 +173,7 @@ def resumed_options(arguments: list[str], kind: type[O], parent: str) -> O | Non
     if where is None:
         return None
     path = find_run(where, parent)
-    return stored_options(path, read_checkpoint(path), kind)
+    return stored_options(path, read_stopped(path, kind), kind)
 
 
 def value_of(flag: str, arguments: list[str]) -> str | None:

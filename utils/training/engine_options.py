@@ -15,6 +15,9 @@ from utils.training.schedule import ScheduleName, ScheduleOptions
 class EngineOptions:
     """How long, how fast, where, and with what state."""
 
+    LOSS_VERSION = 1
+    """Grows where the size of the loss's gradient changes: see `current_loss`."""
+
     epochs: int = 100
     """Times through the training images."""
     batch_size: int = 16

@@ -9,6 +9,7 @@ from utils.data.augment import Augmentation
 from utils.data.cache import CacheMode
 from utils.errors import InputError
 from utils.files import find_file
+from utils.log import warn_once
 from utils.old_options import MAX_PERSPECTIVE, current_options
 from utils.options import OnOff, check_type
 from utils.pruning.sparsity import SparsityOptions, SparsitySchedule
@@ -65,6 +66,8 @@ class TeacherOptions:
 class TrainOptions(EngineOptions, TeacherOptions, StartOptions):
     """Options of train.py."""
 
+    LOSS_VERSION = 2
+    """2: the loss is a plain mean; 1: it was that times the batch size."""
     clip: float = 0.625
     """Largest norm of the gradient of the mean loss, which is scaled down to it (0: no limit)."""
     autobatch: bool = False
@@ -229,6 +232,8 @@ def check_distillation(options: TeacherOptions) -> None:
         raise InputError(f"--t-weights with {flags} 0: expected one of them above 0")
 
 
+OLD_CLIP = 10.0  # the default while the loss was the mean times the batch size
+OLD_SGD_LR = 0.1  # below it is what suited SGD then
 NOT_IN_FILES = {"hyp", "resume", "evolve"}
 
 
@@ -253,6 +258,12 @@ def read_hyp(name: str) -> dict[str, Any]:
         check_values(TrainOptions(**content), DETECTION_RULES)
     except InputError as error:
         raise InputError(f"{path}: {str(error).removeprefix('--')}") from None
+    old_sgd = content.get("optimizer") == "sgd" and (content.get("lr") or OLD_SGD_LR) < OLD_SGD_LR
+    if content.get("clip") == OLD_CLIP or old_sgd:
+        warn_once(
+            f"{path}: its clip, or its lr of SGD, seems to be for an older version's loss, batch_size times as large: "
+            "divide clip by the batch size, multiply lr of SGD by it"
+        )
     return content
 
 
