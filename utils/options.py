@@ -120,10 +120,12 @@ def _valued(options_type: Any) -> set[str]:
 def stopped_by_signals() -> Iterator[None]:
     """Raise Stopped where SIGTERM or SIGHUP comes; one that is ignored (as under nohup) or handled stays so.
 
-    Without effect outside the main thread.
+    A second one ends the process at once. Without effect outside the main thread.
     """
 
     def stop(number: int, _: FrameType | None) -> None:
+        for each in heeded:
+            signal.signal(each, signal.SIG_DFL)
         raise Stopped(number, whole=False)
 
     numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]

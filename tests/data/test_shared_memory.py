@@ -55,6 +55,25 @@ def test_memory_that_cannot_be_written(
     assert "cannot be written: the main process loads the images; " in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("rank", "local", "lines"), [(0, 0, 1), (1, 1, 0), (2, 0, 1), (3, 1, 0)])
+@pytest.mark.parametrize("writable", [True, False])
+def test_each_machine_warns_once(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    rank: int,
+    local: int,
+    lines: int,
+    writable: bool,
+) -> None:
+    """Two machines of two processes."""
+    monkeypatch.setenv("RANK", str(rank))
+    monkeypatch.setenv("LOCAL_RANK", str(local))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(0))
+    monkeypatch.setattr("os.access", lambda path, mode: writable)
+    batch_loader(Megabytes(), [[0, 1], [2, 3]], torch.stack, 2)
+    assert len(capsys.readouterr().err.splitlines()) == lines
+
+
 @pytest.mark.parametrize("message", [
     "DataLoader worker (pid 9) is killed by signal: Bus error. It is possible that dataloader's workers are out of "
     "shared memory. Please try to raise your shared memory limit.",

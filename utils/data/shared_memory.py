@@ -23,8 +23,9 @@ def fitting_workers(workers: int, make_batch: Callable[[], Any]) -> int:
     """
     if not workers or not SHARED.exists():  # other systems have it elsewhere
         return workers
+    first_here = os.environ.get("LOCAL_RANK", "0") == "0"  # each machine has a memory of its own
     if not os.access(SHARED, os.W_OK):
-        warn(f"{SHARED} cannot be written: the main process loads the images; {SHARED_MEMORY_ADVICE}")
+        warn(f"{SHARED} cannot be written: the main process loads the images; {SHARED_MEMORY_ADVICE}", first_here)
         return 0
     free = shutil.disk_usage(SHARED).free
     if free >= PLENTY:
@@ -34,5 +35,5 @@ def fitting_workers(workers: int, make_batch: Callable[[], Any]) -> int:
         where = (
             f"{fitting} instead of {workers} loading processes" if fitting else "images are loaded in the main process"
         )
-        warn(f"{SHARED} has {size_words(free)} of shared memory free: {where}; {SHARED_MEMORY_ADVICE}")
+        warn(f"{SHARED} has {size_words(free)} of shared memory free: {where}; {SHARED_MEMORY_ADVICE}", first_here)
     return fitting

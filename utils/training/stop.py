@@ -26,7 +26,8 @@ class StopRequest:
 def stop_on_signal() -> Iterator[StopRequest]:
     """Note the first SIGINT, SIGTERM or SIGHUP (a closed terminal; unless it is ignored, as under nohup).
 
-    A second one acts as always. Without effect outside the main thread.
+    A second SIGINT acts as always, a second SIGTERM or SIGHUP ends the process at once, even inside of C code.
+    Without effect outside the main thread.
     """
     request = StopRequest()
     numbers = [signal.SIGINT, signal.SIGTERM]
@@ -38,7 +39,7 @@ def stop_on_signal() -> Iterator[StopRequest]:
         def note(number: int, _: FrameType | None) -> None:
             request.number = number
             for each, handler in before.items():
-                signal.signal(each, handler)
+                signal.signal(each, handler if each == signal.SIGINT else signal.SIG_DFL)
 
         for number in numbers:
             signal.signal(number, note)
