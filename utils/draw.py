@@ -1,7 +1,6 @@
 """Boxes with labels on a picture: one colour per class, text that stays legible at any size and in any script."""
 
 import colorsys
-import unicodedata
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -14,11 +13,11 @@ from PIL import Image, ImageDraw, ImageFont
 from utils.errors import DataError
 from utils.files import whole_file
 from utils.log import warn
+from utils.names import fits_line
 
 MAX_SIDE = 1920  # pixels of a grid of tiles
 GOLDEN = 0.618033988749895  # steps of the hue circle that keep any number of classes apart
 WHITE = (255, 255, 255)
-UNDRAWABLE = frozenset({"Cc", "Cs", "Zl", "Zp"})  # categories: control characters, parts of pairs, line breaks
 
 
 def class_colour(index: int) -> tuple[int, int, int]:
@@ -64,7 +63,7 @@ def _font_file(foreign: frozenset[int]) -> str:
 @lru_cache(maxsize=256)
 def _word(text: str, size: int) -> np.ndarray:
     """A text as an (H, W) uint8 mask, 0 to 255, `size` pixels high; the same height for every text of a font."""
-    text = "".join("\N{REPLACEMENT CHARACTER}" if unicodedata.category(each) in UNDRAWABLE else each for each in text)
+    text = "".join(each if fits_line(each) else "\N{REPLACEMENT CHARACTER}" for each in text)
     foreign = frozenset(ord(letter) for letter in text if not letter.isspace()) - _own_characters()
     font = ImageFont.truetype(_font_file(foreign), size)
     ascent, descent = font.getmetrics()

@@ -3,6 +3,7 @@
 import difflib
 from collections import Counter
 from collections.abc import Sequence
+from io import StringIO
 from pathlib import Path
 from unicodedata import category
 
@@ -14,10 +15,16 @@ COCO_NAMES = PROJECT / "data" / "coco.names"
 UNNAMED = "class_{}"
 
 
+def fits_line(text: str) -> bool:
+    """Whether a text can be a line of a file: without control characters, line ends and halves of surrogate pairs."""
+    return not any(category(character) in {"Cc", "Cs", "Zl", "Zp"} for character in text)
+
+
 def read_names(path: str | Path) -> tuple[str, ...]:
     """The lines of a .names file, one class each, blank ones left out. A bare name is also looked for in data/."""
     file = find_file(path, "data", DataError)
-    names = tuple(line.strip() for line in read_text(file, DataError).splitlines() if line.strip())
+    lines = StringIO(read_text(file, DataError), newline=None)  # splitlines would divide at U+2028, too
+    names = tuple(line.strip() for line in lines if line.strip())
     if not names:
         raise DataError(f"{file}: expected class names, one a line, got none")
     check_names(names, str(file))
@@ -29,7 +36,7 @@ def check_names(names: Sequence[str], where: str) -> None:
     for name, number in Counter(names).items():
         if number > 1:
             raise DataError(f"{where}: expected distinct class names, got {name!r} {number} times")
-        if any(category(letter) == "Cc" and letter != "\t" for letter in name):
+        if not fits_line(name):
             raise DataError(f"{where}: expected class names without control characters, got {name!r}")
 
 

@@ -59,10 +59,10 @@ def test_problems(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_remarks_are_no_problems(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (folder / "labels/train/b.txt").write_text("0 .1 .1 .5 .1 .5 .9\n1 .5 .5 1.001 1 .8\n")
+    (folder / "labels/train/b.txt").write_text("0 .1 .1 .5 .1 .5 .9 .3 .9\n1 .5 .5 1.001 1 .8\n")
     main([str(folder / "set.data")])
     captured = capsys.readouterr()
-    assert "1 label line with a polygon" in captured.err and "1 label line with a sixth column" in captured.err
+    assert "1 label line with an oriented box" in captured.err and "1 label line with a sixth column" in captured.err
     assert "in the data" not in captured.err and rows(captured.out)["boxes"] == ["5", "0"]
 
 

@@ -100,9 +100,12 @@ def test_good_labels(tmp_path: Path) -> None:
         ("0 .5 .5 .1 320", "coordinates outside 0..1"),
         ("0 1.0101 .5 .1 .1", "coordinates outside 0..1"),
         ("0 .5 .5 -.0101 .1", "coordinates outside 0..1"),
-        ("0 .1 .1 .2 .1 .2 1.02", "coordinates outside 0..1"),
+        ("0 .1 .1 .2 .1 .2 .2 .1 1.02", "coordinates outside 0..1"),
+        ("0 .5 .5 .2 .2 .9 1", "seven columns"),  # may be a box with confidence and track number
+        ("0 .5 .5 .2 .2 .9 17", "seven columns"),
+        ("0 .1 .2 .3 .2 .2 .6", "seven columns"),  # may be a triangle
         ("0 .5 .5 -.01 .1", "box of zero size"),
-        ("0 .1 .1 .2 .1 .3 .1", "box of zero size"),
+        ("0 .1 .1 .2 .1 .3 .1 .4 .1", "box of zero size"),
         ("0 .5 .5 .1", "wrong number of columns"),
         ("0 .1 .1 .2 .1 .2 .2 .1", "wrong number of columns"),
         ("0 .5 .5 .1 .1 17", "wrong number of columns"),
@@ -132,7 +135,6 @@ def test_bad_line_is_left_out_and_named(tmp_path: Path, line: str, kind: str) ->
         ("0 .5 1.01 .1 1.01", [0.5, 1, 0.1, 1], [CLIPPED]),
         ("0 .5 .5 .2 .1 0.93", [0.5, 0.5, 0.2, 0.1], [CONFIDENCE]),
         ("0 .5 .5 .2 1.005 1", [0.5, 0.5, 0.2, 1], [CONFIDENCE, CLIPPED]),
-        ("0 .1 .2 .3 .2 .2 .6", [0.2, 0.4, 0.2, 0.4], [POLYGON]),  # a triangle
         ("0 .5 .2 .8 .5 .5 .8 .2 .5", [0.5, 0.5, 0.6, 0.6], [ORIENTED]),  # a square on its corner
         ("0 .1 .1 .9 .1 .9 .5 .5 .5 .5 .9 .1 .9", [0.5, 0.5, 0.8, 0.8], [POLYGON]),  # an L
         ("0 -.009 .1 .5 .1 .5 .5 .2 .3 .1 .4", [0.25, 0.3, 0.5, 0.4], [CLIPPED, POLYGON]),
@@ -149,7 +151,7 @@ def test_lines_that_are_read_with_a_remark(tmp_path: Path, line: str, box: list[
 
 def test_the_box_of_a_polygon_touches_it_on_all_sides(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    polygons = [rng.integers(0, 2049, (rng.integers(3, 12), 2), np.int32) for _ in range(100)]
+    polygons = [rng.integers(0, 2049, (rng.integers(4, 12), 2), np.int32) for _ in range(100)]
     lines = ("0 " + " ".join(f"{number / 2048}" for number in polygon.reshape(-1)) for polygon in polygons)
     (tmp_path / "1.txt").write_text("\n".join(lines))
     labels, problems = read_labels(tmp_path / "1.txt", 1)
@@ -163,7 +165,8 @@ def test_remarks_are_said_once_per_data_set(tmp_path: Path, capsys: pytest.Captu
     images = [write_image(tmp_path / "images" / f"{i}.png") for i in range(4)]
     (tmp_path / "labels").mkdir()
     for i in range(4):
-        lines = ["0 .5 .5 .1 .1", "0 .1 .2 .3 .2 .2 .6", "0 .2 .2 .3 .2 .2 .6", "0 .5 .5 .2 1.001", "9 .5 .5 .1 .1"]
+        points = ".3 .2 .2 .6 .2 .7 .2 .8"
+        lines = ["0 .5 .5 .1 .1", f"0 .1 .2 {points}", f"0 .2 .2 {points}", "0 .5 .5 .2 1.001", "9 .5 .5 .1 .1"]
         (tmp_path / "labels" / f"{i}.txt").write_text("\n".join(lines[: i + 2]))
     samples, problems = load_samples(images, 1, "train")
     assert [len(sample.labels) for sample in samples] == [2, 3, 4, 4]

@@ -198,6 +198,27 @@ def test_addresses_of_files(tmp_path: Path, server: str) -> None:
         paths(f"{server}/gone.png")
 
 
+def test_a_video_at_an_address_is_fetched_once(tmp_path: Path, server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As often as OpenCV alone asks for it."""
+    write_video(tmp_path / "v.avi", 3)
+    asked, answer = [], http.server.SimpleHTTPRequestHandler.do_GET
+
+    def counting(handler: http.server.SimpleHTTPRequestHandler) -> None:
+        asked.append(handler.path)
+        answer(handler)
+
+    monkeypatch.setattr(http.server.SimpleHTTPRequestHandler, "do_GET", counting)
+    capture = cv2.VideoCapture(f"{server}/v.avi", cv2.CAP_FFMPEG, [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, 10_000])
+    assert [capture.grab() for _ in range(4)] == [True, True, True, False]
+    capture.release()
+    alone = len(asked)
+    source = open_source(f"{server}/v.avi")
+    assert source.length is None
+    frames = list(source.frames())
+    assert len(frames) == 3 and frames[0].video is not None and frames[0].video.frames is None
+    assert alone >= 1 and len(asked) == 2 * alone
+
+
 def test_addresses_that_do_not_say_image(tmp_path: Path, server: str) -> None:
     """The server says it; letters beyond ASCII are put into the form that servers know."""
     write_image(tmp_path / "a.png", 9).rename(tmp_path / "picture")

@@ -260,6 +260,14 @@ def test_file_names_that_fill_no_line(beside: Path, name: str) -> None:
     assert len(samples) == 9 and "\u732b\u3000\u00a0.jpg" in samples
 
 
+def test_images_that_cannot_be_read_are_told_once(beside: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (beside / "c.heic").touch()
+    (beside / "3.xml").rename(beside / "3.XML")
+    data = convert(beside, "--valid", "0.2")
+    assert capsys.readouterr().err.count("1 .heic file left out") == 1
+    assert len(samples_of(data) | samples_of(data, "valid")) == 10 and not (data.parent / "problems.txt").exists()
+
+
 def test_an_image_that_is_listed_twice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     annotate(tmp_path / "voc/JPEGImages/a.jpg", [("dog", 1, 1, 9, 9)], tmp_path / "voc/Annotations/a.xml")
     (tmp_path / "voc/ImageSets/Main").mkdir(parents=True)

@@ -3,12 +3,12 @@
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from unicodedata import category
 from urllib.parse import parse_qs, unquote
 
 from utils.data.images import image_size
 from utils.data.labels import Problem, unreadable_image
 from utils.errors import DataError
+from utils.names import fits_line
 
 TOLERANCE = 0.01  # pixels: a box that leaves the image by less is rounding, not clipped; a thinner one is none
 
@@ -100,11 +100,6 @@ class Annotations:
         picture.boxes.append(clipped)
         self.counts["boxes with swapped edges put in order"] += (x0, y0) != (box.left, box.top)
         self.counts["boxes clipped to the image"] += max(left - x0, top - y0, x1 - right, y1 - bottom) > TOLERANCE
-
-
-def fits_line(text: str) -> bool:
-    """Whether a text can be a line of a file: without control characters, line ends and halves of surrogate pairs."""
-    return not any(category(character) in {"Cc", "Cs", "Zl", "Zp"} for character in text)
 
 
 def one_line(text: str) -> str:

@@ -172,10 +172,13 @@ def video_info(capture: cv2.VideoCapture) -> VideoInfo:
 
 
 def _stated_frames(source: str) -> int | None:
-    """How many frames a video's index has; None where there is no index (mkv, webm, ts, gif), or no package av.
+    """How many frames a video file's index has; None where there is no index (mkv, webm, ts, gif), or no package av.
 
-    OpenCV's own number is length by rate there, which is far off where the rate varies.
+    OpenCV's own number is length by rate there, which is far off where the rate varies. An address is not opened again
+    for it.
     """
+    if is_address(source):
+        return None
     try:
         import av
     except ImportError:
@@ -191,7 +194,5 @@ def frame_count(source: str, stride: int = 1) -> int | None:
     """How many frames `read_frames` will give, by the video's own figures; None where it does not say."""
     if suffix_of(source) not in VIDEO_SUFFIXES:
         return 1
-    if is_address(source):
-        return None
     frames = _stated_frames(source)
     return None if frames is None else -(-frames // stride)

@@ -126,6 +126,11 @@ def _parse_line(line: str, num_classes: int) -> tuple[tuple[float, ...], list[st
     """
     fields = line.split()
     columns = len(fields)
+    if columns == 7:
+        raise DataError(
+            "seven columns: expected 5 (class cx cy w h), or a class and at least four points, got 7, which may be a "
+            "triangle, or a box with confidence and track number"
+        )
     if columns < 5 or (columns > 6 and columns % 2 == 0):
         raise DataError(f"wrong number of columns: expected 5 (class cx cy w h), or a class and points, got {columns}")
     try:

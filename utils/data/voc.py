@@ -101,7 +101,9 @@ def _listed(folder: Path, path: Path) -> list[_Annotated]:
 
 def _paired(folder: Path, annotations: Annotations) -> list[_Annotated]:
     """The images below a folder, each with the XML file of its name; those without one become problems."""
-    images, xmls = find_files(folder), find_files(folder, {".xml"})
+    files = find_files(folder, {*IMAGE_SUFFIXES, ".xml"})
+    xmls = [file for file in files if file.suffix.lower() == ".xml"]
+    images = [file for file in files if file.suffix.lower() != ".xml"]
     by_stem = defaultdict[str, list[Path]](list)
     for image in images:
         by_stem[image.stem].append(image)
