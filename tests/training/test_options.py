@@ -1,7 +1,9 @@
 """Options: what is refused, and --hyp files."""
 
+import copy
 import pickle
 import re
+from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -137,3 +139,9 @@ def test_wrong_files(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(InputError) as caught:
         read_hyp(str(file))
     assert message in str(caught.value) and str(file) in str(caught.value)
+
+
+@pytest.mark.parametrize("again", [copy.copy, copy.deepcopy, lambda options: pickle.loads(pickle.dumps(options))])
+def test_copies_hold_the_fields_alone(again: Callable[[TrainOptions], TrainOptions]) -> None:
+    options = TrainOptions(epochs=3, mosaic=0.5)
+    assert vars(again(options)) == vars(options) and TrainOptions(**vars(again(options))) == options

@@ -160,6 +160,11 @@ class TrainOptions(EngineOptions, TeacherOptions, StartOptions):
         chosen = {name: value for name, value in read_hyp(self.hyp).items() if name not in given}
         vars(self).update(chosen, hyp=None)
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Hold, as a copy or from a pickle, the fields alone, not what `__new__` noted."""
+        vars(self).clear()
+        vars(self).update(state)
+
     def augmentation(self) -> Augmentation:
         """The options of that name; rectangular batches have no mosaic."""
         chosen = {field.name: getattr(self, field.name) for field in fields(Augmentation)}
