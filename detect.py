@@ -18,7 +18,7 @@ from PIL import Image
 from utils.data.datafile import load_data
 from utils.data.frames import Frame
 from utils.data.images import from_pillow
-from utils.data.sources import Source, open_source
+from utils.data.sources import Files, Source, open_source
 from utils.errors import InputError, Stopped
 from utils.files import new_run_folder
 from utils.inference.pipeline import Behind, ahead
@@ -153,6 +153,8 @@ class Job:
         self.tracker = Tracker(options.conf, line) if options.track else None
         self.source: Source = open_source(options.source, options.recursive, options.vid_stride)
         self.predictor = make_predictor(options, options.weights)
+        if isinstance(self.source, Files):
+            self.source.check = self.predictor.check
 
     def results(self) -> Generator[Result, None, None]:
         """One for each picture, in order."""

@@ -35,7 +35,7 @@ from utils.errors import DataError, InputError
 from utils.evaluation.evaluate import EvaluationSettings, collect, evaluation_loader
 from utils.evaluation.metrics import Metrics, measure
 from utils.files import check_writable, find_file
-from utils.log import counted, say
+from utils.log import counted, say, warn
 from utils.names import warn_of_other_names
 from utils.network.weights import is_own, read_content
 from utils.options import OnOff, check_drop, check_thresholds, check_types, parse_size, run_command
@@ -46,6 +46,7 @@ from utils.runtimes.runtime import Check, NetworkInfo, Precision, Runtime
 
 COMPARED = 4  # images
 STRIDE = 32  # of a GhostNet
+FEW = 0.05  # score over which few boxes are candidates
 OTHER_SIZE = 2  # strides by which a dynamic network's second size differs
 
 
@@ -131,6 +132,11 @@ def export(options: ExportOptions) -> Sequence[Exported | ExportedClassifier]:
     if options.int8 and (options.half or options.data is None):
         raise InputError("--int8: expected --data with it, whose training images it is calibrated on, and no --half")
     check_thresholds(options.conf, options.iou)
+    if options.nms and options.vote and (options.conf < FEW or options.dynamic):
+        warn(
+            "warning: --nms with --vote on: voting in the file takes memory and time by kept boxes times candidates of "
+            "the whole batch; a higher --conf, smaller batches or --vote off keep them small"
+        )
     if options.fold_bn and "darknet" not in formats:
         raise InputError("--fold-bn: expected --format darknet; the other formats always fold")
     weights = find_file(options.weights, "weights")

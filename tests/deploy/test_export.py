@@ -127,10 +127,13 @@ def test_nms_inside(format: str, real: tuple[str, str], tmp_path: Path, shared: 
 
 
 @pytest.mark.parametrize(("dynamic", "vote"), [(True, True), (True, False), (False, True)])
-def test_nms_inside_sees_the_images_of_a_batch_apart(saved: Path, tmp_path: Path, dynamic: bool, vote: bool) -> None:
+def test_nms_inside_sees_the_images_of_a_batch_apart(
+    saved: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], dynamic: bool, vote: bool
+) -> None:
     weights = str(saved / "small.pt")
     options = ExportOptions(weights, nms=True, dynamic=dynamic, conf=0.05, vote=vote, output=str(tmp_path))
     (done,) = export(options)
+    assert ("voting in the file takes memory and time" in capfd.readouterr().err) == (dynamic and vote)
     images = pictures(3, 96, 96)
     expected = detections(by_torch(load_model(weights=saved / "small.pt"), images), 0.05, 0.45, vote=vote)
     found = detections(open_exported(done.path).infer(images), 0.05, 1.0)

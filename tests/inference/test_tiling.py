@@ -2,13 +2,16 @@
 
 import tracemalloc
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
+import detect
 from utils.data.frames import Frame
 from utils.errors import InputError
 from utils.inference import postprocess
@@ -253,3 +256,21 @@ def test_too_many_windows() -> None:
     with pytest.raises(InputError, match="expected at most 10,000 tiles a picture, got 12,000,000"):
         tile_windows(4000, 3000, (1, 1), 0.2)
     assert len(tile_windows(100, 100, (1, 1), 0)) == 10_000
+
+
+def test_a_file_of_too_many_tiles_is_skipped(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one that cannot be read; an error where there is no other."""
+    monkeypatch.setattr("utils.inference.tiling.MAX_WINDOWS", 120)
+    monkeypatch.setattr(detect, "make_predictor", lambda *_: predictor((20, 20)))
+    for name, width in (("a.png", 40), ("large.png", 1200), ("z.png", 48)):
+        Image.new("RGB", (width, 40)).save(tmp_path / name)
+    job = detect.Job(detect.DetectOptions("x.pt", str(tmp_path), batch_size=2))
+    assert [Path(result.path).name for result in job.results()] == ["a.png", "z.png"]
+    assert job.source.problems == 1
+    said = "large.png: --tile 20,20 --overlap 0.2: expected at most 120 tiles a picture, got 225"
+    assert f"skipped: {tmp_path}/{said}" in capfd.readouterr().err
+    alone = detect.Job(detect.DetectOptions("x.pt", str(tmp_path / "large.png")))
+    with pytest.raises(InputError, match=r"large\.png: --tile 20,20"):
+        list(alone.results())

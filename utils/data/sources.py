@@ -2,7 +2,7 @@
 
 import glob
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -54,6 +54,8 @@ class Files:
     def __init__(self, name: str, names: Iterable[str], stride: int = 1) -> None:
         self.name, self.names, self.stride = name, names, stride
         self.problems = 0
+        self.check: Callable[[Frame], None] = lambda frame: None
+        """Raises DataError for a picture that nobody can use; its file is then one that cannot be read."""
 
     @property
     def length(self) -> int | None:
@@ -73,6 +75,7 @@ class Files:
             known.add(name)
             try:
                 for frame in read_frames(name, self.stride):
+                    self.check(frame)
                     seen = True
                     yield frame
             except DataError as error:

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from utils.data.frames import Frame
+from utils.errors import DataError, InputError
 from utils.inference.postprocess import detections
 from utils.inference.result import Result
-from utils.inference.tiling import Merge, merge_tiles, tile_windows
+from utils.inference.tiling import Merge, check_windows, merge_tiles, tile_windows
 from utils.letterbox import Placement, letterbox, stretch, to_channels
 from utils.runtimes.runtime import Runtime
 
@@ -38,6 +39,16 @@ class Predictor:
             return [self._tiled(frame, self.tile) for frame in frames]
         found, milliseconds = self._run([frame.image for frame in frames])
         return [self._result(frame, rows, milliseconds) for frame, rows in zip(frames, found, strict=True)]
+
+    def check(self, frame: Frame) -> None:
+        """Raise DataError for a picture of too many tiles."""
+        if self.tile is None:
+            return
+        height, width = frame.image.shape[:2]
+        try:
+            check_windows(width, height, self.tile, self.overlap)
+        except InputError as error:
+            raise DataError(f"{frame.path}: {error}") from None
 
     def _result(self, frame: Frame, rows: np.ndarray, milliseconds: dict[str, float]) -> Result:
         resize = "stretch" if self.stretched else "letterbox"

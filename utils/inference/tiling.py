@@ -39,15 +39,19 @@ def tile_windows(width: int, height: int, tile: tuple[int, int], overlap: float 
 
     They are spread evenly; along a side that is no longer than the tile there is one. Raises InputError for too many.
     """
-    sides = list(zip((width, height), tile, strict=True))
-    count = math.prod(_count(side, part, overlap) for side, part in sides)
+    check_windows(width, height, tile, overlap)
+    columns, rows = (_starts(side, part, overlap) for side, part in zip((width, height), tile, strict=True))
+    return [(x, y, min(x + tile[0], width), min(y + tile[1], height)) for y in rows for x in columns]
+
+
+def check_windows(width: int, height: int, tile: tuple[int, int], overlap: float) -> None:
+    """Raise InputError for a picture of more windows than allowed."""
+    count = math.prod(_count(side, part, overlap) for side, part in zip((width, height), tile, strict=True))
     if count > MAX_WINDOWS:
         raise InputError(
             f"--tile {tile[0]},{tile[1]} --overlap {overlap:g}: expected at most {MAX_WINDOWS:,} tiles a picture, got "
             f"{count:,} of one of {width}x{height} pixels; larger tiles or less overlap make fewer"
         )
-    columns, rows = (_starts(side, part, overlap) for side, part in sides)
-    return [(x, y, min(x + tile[0], width), min(y + tile[1], height)) for y in rows for x in columns]
 
 
 def _count(side: int, part: int, overlap: float) -> int:
