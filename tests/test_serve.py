@@ -55,11 +55,11 @@ def server(data: Path, weights: Path) -> Iterator[tuple[str, subprocess.Popen[st
         command, cwd=data, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed_ctrl_c
     )
     assert process.stdout is not None
-    line = process.stdout.readline()
-    found = re.search(r"http://127\.0\.0\.1:\d+", line)
-    if found is None:
+    precision, address = process.stdout.readline(), process.stdout.readline()
+    found = re.search(r"http://127\.0\.0\.1:\d+", address)
+    if found is None or precision != f"{weights}: PyTorch in float32\n":
         process.kill()
-        pytest.fail(line + process.communicate()[1])
+        pytest.fail(precision + address + process.communicate()[1])
     yield found[0], process
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=30)
