@@ -365,12 +365,13 @@ def test_what_the_nms_inside_has_left_out_is_said(
     weights = str(saved / "small.pt")
     (done,) = export(ExportOptions(weights, nms=True, conf=0.3, iou=0.5, output=str(tmp_path)))
     line = (
-        f"warning: {done.path} has NMS inside, exported with --conf 0.3 --iou 0.5 --vote on: a lower --conf, a higher "
+        f"warning: {done.path} has NMS inside, exported with --conf 0.3 --iou 0.5 --vote on: a lower --conf, another "
         "--iou and another --vote change nothing"
     )
     for conf, iou, vote, said in (
         (0.3, 0.5, True, False),
-        (0.6, 0.4, True, False),
+        (0.6, 0.5, True, False),
+        (0.6, 0.4, True, True),
         (0.29, 0.5, True, True),
         (0.3, 0.51, True, True),
         (0.3, 0.5, False, True),

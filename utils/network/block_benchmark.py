@@ -20,7 +20,6 @@ from utils.precision import native_bfloat16
 MOST_FLOPS = 8e9  # of a plain convolution: over twice the dearest layer of the networks in cfg/; more takes long
 BOTH_BLOCKS = """
 [net]
-channels={channels}
 [convolutional]
 filters={channels}
 size={kernel}
