@@ -138,7 +138,7 @@ def test_bad_input_of_each_command(trained: Path, data: Path, tmp_path: Path) ->
         (["detect.py", "--weights", tmp_path, "--source", image], "is a folder, expected a file"),
         (
             ["detect.py", "--weights", weights, "--source", image, "--names", image],
-            "expected a text file of class names",
+            f"{image}:1: expected text in UTF-8, got the byte 0xff",
         ),
         (["test.py", "--cfg", "yolov3-tiny.cfg", "--weights", weights, "--data", data / "s.data"], "best.pt: "),
     ]
