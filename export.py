@@ -69,7 +69,7 @@ class ExportOptions:
     int8: bool = False
     """Compute in eight bits, calibrated on the training images of --data."""
     precision: ComputePrecision = "auto"
-    """What OpenVINO may compute in: f32; bf16, an error where that is too far off; auto: also bf16 where it passes."""
+    """Precision of OpenVINO: f32; bf16 (an error where it fails its check); auto: bf16 where it passes, else f32."""
     max_map_drop: float = 0.005
     """With --int8, and in bfloat16 with --data: AP@.5:.95 that may be lost; layers that cost more in int8 stay in
     float32, the most sensitive ones first."""

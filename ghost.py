@@ -416,11 +416,11 @@ class GhostBlock(Block):
         return self.ghost(inputs[0])
 
     def output_bias(self) -> list[Tensor]:
-        """Those of the ghost module."""
+        """Biases of the output channels: primary maps, then ghosts."""
         return self.ghost.output_bias()
 
     def label(self, book: ChannelBook, *inputs: Labels) -> Labels:
-        """Those of the ghost module."""
+        """Labels of the output channels: primary maps, then ghosts."""
         outputs = self.ghost.label(book, inputs[0])
         book.count(filters=outputs)
         return outputs
@@ -457,7 +457,7 @@ class GhostBottleneckBlock(Block):
         return self.bottleneck(inputs[0])
 
     def output_bias(self) -> list[Tensor]:
-        """Those of the narrowing ghost module, to whose maps the input is added."""
+        """Biases of the narrowing ghost module, whose output the input is added to."""
         return self.bottleneck.conv[-1].output_bias()  # type: ignore[operator]
 
     def label(self, book: ChannelBook, *inputs: Labels) -> Labels:

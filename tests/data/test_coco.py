@@ -121,7 +121,7 @@ def test_users_files(shared: Path, tmp_path: Path, case: str) -> None:
 
 
 def test_colliding_ids_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Of images, categories and annotations, by the converter and by test.py; both are named. "1" and 1 collide."""
+    """The converter and test.py name both holders of an id of images, categories or annotations; "1" equals 1."""
     draw(tmp_path / "pictures", "a.jpg", "b.jpg")
     changes: list[tuple[str, dict[str, object], str]] = [
         ("images", {"id": 0}, "images 'a.jpg' and 'b.jpg' have the same id 0"),

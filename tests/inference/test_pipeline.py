@@ -77,7 +77,7 @@ def test_behinds_errors_come_out_and_nothing_hangs() -> None:
 
 
 def test_behind_does_nothing_after_an_error() -> None:
-    """What waits when a write fails is left: the disk is full, and the next would be as wrong."""
+    """After a failed write, queued writes are dropped: on a full disk they would fail, too."""
     done: list[int] = []
     begun = threading.Event()
 

@@ -108,7 +108,7 @@ TILE, NEXT, WHOLE = (0, 0, 100, 100), (80, 0, 180, 100), (0, 0, 180, 100)
 
 
 def merged(*seen: tuple[tuple[int, int, int, int], list[list[float]]], **how: Any) -> list[list[float]]:
-    """What comes of the boxes x1, y1, x2, y2, score that each window shows, all of one class."""
+    """Merge boxes (x1, y1, x2, y2, score) of one class, given window by window."""
     found = [np.array([[*row, 0] for row in rows], np.float32).reshape(-1, 6) for _, rows in seen]
     rows = merge_tiles(found, [window for window, _ in seen], Merge((180, 100), **how))
     return [[round(value, 4) for value in row[:5]] for row in rows.tolist()]
